@@ -1,0 +1,193 @@
+"""A file mapped once as persistent memory, changed through a seam of few verbs.
+
+Invariants:
+
+* Nothing else writes: `MappedDevice.view` and `MappedDevice.words` are read-only.
+* A store is *pending* until its 64-byte lines are flushed and then fenced. Lines persist in any
+  order, the 8-byte words of one line in program order; an aligned word is never torn.
+* ``publish`` is the only ordered store: all that was flushed before is durable before it, and it
+  is durable on return.
+* A discard may land at any moment between its issue and the next fence.
+* `back` precedes the first store to host space that may be a hole, so that a full host is
+  ENOSPC here and never SIGBUS in a store.
+
+With ``persist=cache`` the page cache of the file is the persistence domain: flush and fence only
+order and count. This module does not know what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+from collections.abc import Iterator
+
+from pmemfs.device.counters import Counters
+from pmemfs.errors import PmemfsError
+
+LINE_BYTES = 64
+WORD_BYTES = 8
+
+_FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 2
+_MAP_NORESERVE = 0x4000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+class MappedDevice:
+    """``size_bytes`` of an open file as byte-addressable persistent memory.
+
+    ``private=True`` maps copy-on-write: stores are seen through the views, the file never
+    changes, and backing and discarding are done in memory. The file descriptor is duplicated;
+    the caller keeps its own.
+    """
+
+    def __init__(self, fd: int, size_bytes: int, *, private: bool = False) -> None:
+        self.size_bytes = size_bytes
+        self.counters = Counters()
+        self.private = private
+        self._fd = os.dup(fd)
+        self._private_stores: list[tuple[int, int]] = []
+        flags = mmap.MAP_PRIVATE | _MAP_NORESERVE if private else mmap.MAP_SHARED
+        try:
+            self._map = mmap.mmap(
+                self._fd, size_bytes, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE
+            )
+        except (OSError, ValueError) as error:
+            os.close(self._fd)
+            raise PmemfsError(
+                getattr(error, "errno", None) or errno.EINVAL,
+                f"cannot map {size_bytes} bytes of the image: {error}",
+            ) from error
+        self.view = memoryview(self._map).toreadonly()
+        self.words = self.view.cast("Q")
+        self.find = self._map.find
+        if private:
+            self.store = self._store_private  # type: ignore[method-assign]
+
+    # -- the seam ----------------------------------------------------------------------------
+
+    def store(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Store bytes at ``offset``; unordered, pending until flushed and fenced."""
+        length = len(data)
+        self._map[offset : offset + length] = data
+        counters = self.counters
+        counters.stores += 1
+        counters.bytes_stored += length
+
+    def flush(self, offset: int, length: int) -> None:
+        """Start to write back the lines of the range; durable after the next fence."""
+        counters = self.counters
+        counters.flushes += 1
+        counters.lines_flushed += ((offset + length - 1) >> 6) - (offset >> 6) + 1
+
+    def fence(self) -> None:
+        """Make everything flushed so far durable, and every issued discard land."""
+        self.counters.fences += 1
+
+    def publish(self, offset: int, value: int) -> None:
+        """Store one aligned 8-byte word as a commit point.
+
+        All that was flushed is durable before the word; the word is durable on return.
+        """
+        self.fence()
+        self.store(offset, value.to_bytes(8, "little"))
+        self.flush(offset, WORD_BYTES)
+        self.fence()
+        self.counters.publishes += 1
+
+    def back(self, offset: int, length: int) -> None:
+        """Allocate host space for a range; what it holds is kept, holes read as zero.
+
+        Raises `PmemfsError` with ENOSPC when the host is full; nothing changed then.
+        """
+        self.counters.backs += 1
+        if self.private:
+            return
+        try:
+            os.posix_fallocate(self._fd, offset, length)
+        except OSError as error:
+            raise PmemfsError(
+                error.errno or errno.ENOSPC,
+                f"the host file system has no room under the image: {error.strerror}",
+                offset,
+            ) from error
+
+    def discard(self, offset: int, length: int) -> None:
+        """Give host space of a range back; it reads as zero once the discard has landed.
+
+        The free of the range must be durable before. Hosts that cannot punch holes get zeros
+        stored instead.
+        """
+        self.counters.discards += 1
+        if not self.private:
+            mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
+            if _libc.fallocate(self._fd, mode, offset, length) == 0:
+                return
+            code = ctypes.get_errno()
+            if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                raise PmemfsError(code, f"cannot discard: {os.strerror(code)}", offset)
+        self._map[offset : offset + length] = bytes(length)
+
+    def sync(self) -> None:
+        """Make the image durable on its host file system (``fdatasync``)."""
+        self.counters.syncs += 1
+        if not self.private:
+            os.fdatasync(self._fd)
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def iter_data(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Iterate ``(start, stop)`` byte ranges that may hold data; the rest are host holes."""
+        ranges = list(self._iter_host_data(start, stop))
+        if self.private:
+            ranges += [
+                (max(a, start), min(b, stop)) for a, b in self._private_stores if a < stop and b > start
+            ]
+            ranges.sort()
+        reached = start
+        for low, high in ranges:
+            low = max(low, reached)
+            if low < high:
+                yield low, high
+                reached = high
+
+    def _iter_host_data(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        while start < stop:
+            try:
+                low = os.lseek(self._fd, start, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return
+                yield start, stop
+                return
+            if low >= stop:
+                return
+            start = min(os.lseek(self._fd, low, os.SEEK_HOLE), stop)
+            yield low, start
+
+    @property
+    def host_bytes(self) -> int:
+        """What the sparse file occupies on its host, in bytes."""
+        return os.fstat(self._fd).st_blocks * 512
+
+    def close(self) -> None:
+        """Unmap. Views handed out keep the mapping alive until they are dropped."""
+        if self._fd < 0:
+            return
+        self.words.release()
+        self.view.release()
+        try:
+            self._map.close()
+        except BufferError:  # a numpy view or a read still in a reply; its owner drops it
+            pass
+        os.close(self._fd)
+        self._fd = -1
+
+    def _store_private(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        MappedDevice.store(self, offset, data)
+        page = offset & ~4095
+        self._private_stores.append((page, (offset + len(data) + 4095) & ~4095))

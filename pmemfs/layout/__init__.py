@@ -1,0 +1,1 @@
+"""Every record on the device, declared once, and the arithmetic between them."""

@@ -1,0 +1,42 @@
+"""Keep the tables of FORMAT.md equal to the declarations: ``python -m pmemfs.layout.document``.
+
+Between ``<!-- NAME -->`` and ``<!-- end -->`` stands what is generated; the rest is prose.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from enum import IntEnum, IntFlag
+from pathlib import Path
+
+from pmemfs.layout import records
+
+FORMAT_PATH = Path(__file__).with_name("FORMAT.md")
+_BLOCK = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def _enumeration(members: type[IntEnum] | type[IntFlag]) -> str:
+    rows = [f"| {int(m):#x} | {m.name} |" for m in members]
+    return "\n".join([f"**{members.__name__}**", "", "| value | name |", "| ---: | --- |", *rows])
+
+
+def generated(name: str) -> str:
+    """Return the generated text of one block; raises ``KeyError`` for an unknown name."""
+    for record in records.RECORDS:
+        if record.name == name:
+            return record.table()
+    members = getattr(records, name, None)
+    if isinstance(members, type) and issubclass(members, IntEnum | IntFlag):
+        return _enumeration(members)
+    raise KeyError(name)
+
+
+def render(text: str) -> str:
+    """Return ``text`` with every generated block brought up to date."""
+    return _BLOCK.sub(lambda m: f"<!-- {m[1]} -->\n{generated(m[1])}\n<!-- end -->", text)
+
+
+if __name__ == "__main__":
+    FORMAT_PATH.write_text(render(FORMAT_PATH.read_text()))
+    sys.stdout.write(f"{FORMAT_PATH.name} is up to date\n")
