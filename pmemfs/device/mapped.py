@@ -23,12 +23,15 @@ import mmap
 import os
 from collections.abc import Iterator
 
+import numpy as np
+
 from pmemfs.device.counters import Counters
 from pmemfs.errors import PmemfsError
 
 LINE_BYTES = 64
 WORD_BYTES = 8
 
+_UNIT_SHIFT = 21
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 _MAP_NORESERVE = 0x4000
@@ -50,6 +53,8 @@ class MappedDevice:
         self.counters = Counters()
         self.private = private
         self._fd = os.dup(fd)
+        # zeros that the operating system allocates only where they are written
+        self._backed = memoryview(np.zeros((size_bytes >> _UNIT_SHIFT) + 1, np.uint8))
         self._private_stores: list[tuple[int, int]] = []
         flags = mmap.MAP_PRIVATE | _MAP_NORESERVE if private else mmap.MAP_SHARED
         try:
@@ -100,21 +105,32 @@ class MappedDevice:
         self.counters.publishes += 1
 
     def back(self, offset: int, length: int) -> None:
-        """Allocate host space for a range; what it holds is kept, holes read as zero.
+        """Allocate host space for the aligned 2 MiB units that a range touches.
 
-        Raises `PmemfsError` with ENOSPC when the host is full; nothing changed then.
+        What a unit holds is kept, its holes read as zero. Asks the host once for each unit until
+        it is discarded, so it may stand before every store. Raises `PmemfsError` with ENOSPC
+        when the host is full; nothing changed then.
         """
+        backed = self._backed
+        for unit in range(offset >> _UNIT_SHIFT, (offset + length - 1 >> _UNIT_SHIFT) + 1):
+            if not backed[unit]:
+                self._back_unit(unit)
+
+    def _back_unit(self, unit: int) -> None:
         self.counters.backs += 1
-        if self.private:
-            return
-        try:
-            os.posix_fallocate(self._fd, offset, length)
-        except OSError as error:
-            raise PmemfsError(
-                error.errno or errno.ENOSPC,
-                f"the host file system has no room under the image: {error.strerror}",
-                offset,
-            ) from error
+        start = unit << _UNIT_SHIFT
+        if not self.private:
+            try:
+                os.posix_fallocate(
+                    self._fd, start, min(1 << _UNIT_SHIFT, self.size_bytes - start)
+                )
+            except OSError as error:
+                raise PmemfsError(
+                    error.errno or errno.ENOSPC,
+                    f"the host file system has no room under the image: {error.strerror}",
+                    start,
+                ) from error
+        self._backed[unit] = 1
 
     def discard(self, offset: int, length: int) -> None:
         """Give host space of a range back; it reads as zero once the discard has landed.
@@ -123,6 +139,8 @@ class MappedDevice:
         stored instead.
         """
         self.counters.discards += 1
+        for unit in range(offset >> _UNIT_SHIFT, (offset + length - 1 >> _UNIT_SHIFT) + 1):
+            self._backed[unit] = 0
         if not self.private:
             mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
             if _libc.fallocate(self._fd, mode, offset, length) == 0:

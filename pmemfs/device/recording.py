@@ -55,11 +55,10 @@ class RecordingDevice(MappedDevice):
             self.events.append(Event("fence"))
         super().fence()
 
-    def back(self, offset: int, length: int) -> None:
-        """Back and record; see `MappedDevice.back`."""
+    def _back_unit(self, unit: int) -> None:
         if self.recording:
-            self.events.append(Event("back", offset, length))
-        super().back(offset, length)
+            self.events.append(Event("back", unit << 21, 1 << 21))
+        super()._back_unit(unit)
 
     def discard(self, offset: int, length: int) -> None:
         """Discard and record; see `MappedDevice.discard`."""

@@ -1,0 +1,198 @@
+"""Make an image: a sparse file with two superblocks, a few heads, and a root directory.
+
+Order of the stores: everything but the superblocks; flush, fence; the copy; the superblock at
+offset 0; flush, fence. So a file with a superblock is a whole image. Writes tens of KiB whatever
+the size: heads of zeros are free extents.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+import uuid
+from collections.abc import Callable
+
+from pmemfs.device import MappedDevice
+from pmemfs.errors import PmemfsError
+from pmemfs.fs.inodes import Inode
+from pmemfs.image import lock_image
+from pmemfs.layout import records
+from pmemfs.layout.geometry import (
+    CONTROL_OFFSET,
+    EXTENT_BYTES,
+    HEAD_BYTES,
+    HEAD_DURABLE_BYTES,
+    HEAD_TABLE_OFFSET,
+    PAGE_BYTES,
+    ROOT_INO,
+    SUPERBLOCK_OFFSET,
+    Geometry,
+    extent_to_offset,
+    inode_offset,
+)
+from pmemfs.layout.records import CONTROL, NOTHING_TO_REPLAY, SUPERBLOCK, Kind, MapKind
+from pmemfs.pages.extents import pack_head
+from pmemfs.units import format_size
+
+LABEL_BYTES = 64
+
+
+def format_image(
+    path: str | os.PathLike[str],
+    size_bytes: int,
+    *,
+    label: str = "",
+    force: bool = False,
+    entropy: Callable[[int], bytes] = os.urandom,
+    now_ns: Callable[[], int] = time.time_ns,
+) -> Geometry:
+    """Make an image at ``path``, mode 0600; return its geometry. Durable on return.
+
+    Raises `PmemfsError`: EEXIST when the file is there and ``force`` is not given, EBUSY when it is
+    in use, EFBIG with the host's limit, EINVAL for a size or label that cannot be.
+    """
+    geometry = Geometry.of_size(size_bytes)
+    if len(label.encode()) > LABEL_BYTES:
+        raise PmemfsError(errno.EINVAL, f"a label is at most {LABEL_BYTES} bytes of UTF-8")
+    fd, is_new = _open_new(os.fspath(path), force)
+    try:
+        _set_size(fd, os.fspath(path), geometry)
+        _fill(fd, geometry, label, entropy, now_ns())
+        os.fsync(fd)
+    except BaseException:
+        if is_new:
+            os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+    return geometry
+
+
+def _open_new(path: str, force: bool) -> tuple[int, bool]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_EXCL, 0o600), True
+    except FileExistsError:
+        pass
+    except OSError as error:
+        code = error.errno or errno.EIO
+        raise PmemfsError(code, f"cannot make {path}: {error.strerror}") from error
+    if not force:
+        raise PmemfsError(errno.EEXIST, f"{path} exists; --force overwrites it")
+    try:
+        fd = os.open(path, flags)
+    except OSError as error:
+        code = error.errno or errno.EIO
+        raise PmemfsError(code, f"cannot overwrite {path}: {error.strerror}") from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise PmemfsError(errno.EINVAL, f"{path} is not a regular file")
+        lock_image(fd, "exclusive", path)
+        os.ftruncate(fd, 0)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, False
+
+
+def _set_size(fd: int, path: str, geometry: Geometry) -> None:
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        os.ftruncate(fd, geometry.device_bytes)
+        for offset in _used_pages(geometry):
+            os.posix_fallocate(fd, offset, PAGE_BYTES)
+    except OSError as error:
+        code = error.errno or errno.EIO
+        if code not in (errno.EFBIG, errno.EINVAL):
+            message = f"cannot make {path}: {error.strerror}"
+        else:
+            limit = host_limit(fd, geometry.device_bytes)
+            message = (
+                f"the host file system refuses a file of {format_size(geometry.device_bytes)}; "
+                f"the largest image it allows here is {limit // EXTENT_BYTES * 2}M "
+                f"({format_size(limit)})"
+            )
+        raise PmemfsError(code, message) from error
+
+
+def host_limit(fd: int, refused_bytes: int) -> int:
+    """Return the largest size in whole extents that the host lets a file have, by bisection."""
+    low, high = 0, refused_bytes // EXTENT_BYTES
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            os.ftruncate(fd, middle * EXTENT_BYTES)
+            low = middle
+        except OSError:
+            high = middle
+    os.ftruncate(fd, 0)
+    return low * EXTENT_BYTES
+
+
+def _used_pages(geometry: Geometry) -> list[int]:
+    heads_stop = HEAD_TABLE_OFFSET + geometry.fixed_extents * HEAD_BYTES
+    return [
+        SUPERBLOCK_OFFSET,
+        CONTROL_OFFSET,
+        *range(HEAD_TABLE_OFFSET, heads_stop, PAGE_BYTES),
+        extent_to_offset(geometry.first_inode_extent),
+        geometry.backup_superblock_offset,
+    ]
+
+
+def _fill(
+    fd: int, geometry: Geometry, label: str, entropy: Callable[[int], bytes], now_ns: int
+) -> None:
+    device = MappedDevice(fd, geometry.device_bytes)
+    try:
+
+        def put(offset: int, data: bytes) -> None:
+            device.store(offset, data)
+            device.flush(offset, len(data))
+
+        put(HEAD_TABLE_OFFSET, _fixed_heads(geometry))
+        chunk = geometry.first_inode_extent
+        put(inode_offset(chunk, ROOT_INO), _root_inode(geometry, now_ns))
+        put(CONTROL_OFFSET, CONTROL.pack(committed=NOTHING_TO_REPLAY))
+        device.fence()
+        superblock = records.seal(
+            SUPERBLOCK,
+            magic=records.MAGIC,
+            version=records.VERSION,
+            page_bytes=PAGE_BYTES,
+            device_bytes=geometry.device_bytes,
+            n_extents=geometry.n_extents,
+            created_ns=now_ns,
+            uuid=uuid.UUID(bytes=entropy(16), version=4).bytes,
+            hash_seed=entropy(16),
+            label=label.encode(),
+        )
+        put(geometry.backup_superblock_offset, superblock)
+        device.fence()
+        put(SUPERBLOCK_OFFSET, superblock)
+        device.fence()
+    finally:
+        device.close()
+
+
+def _fixed_heads(geometry: Geometry) -> bytes:
+    transient = bytes(HEAD_BYTES - HEAD_DURABLE_BYTES)
+    fixed = pack_head(Kind.FIXED) + transient
+    inodes = pack_head(Kind.INODES, used=1, frontier=ROOT_INO + 1) + transient
+    reserve = pack_head(Kind.DESCRIPTOR) + transient
+    return fixed * geometry.first_inode_extent + inodes + reserve
+
+
+def _root_inode(geometry: Geometry, now_ns: int) -> bytes:
+    root = Inode(ROOT_INO, inode_offset(geometry.first_inode_extent, ROOT_INO))
+    root.clear()
+    root.mode = stat.S_IFDIR | 0o755
+    root.nlink = 2
+    root.uid, root.gid = os.geteuid(), os.getegid()
+    root.parent = ROOT_INO
+    root.map_kind = MapKind.DIRECTORY
+    root.atime_ns = root.mtime_ns = root.ctime_ns = root.btime_ns = now_ns
+    return root.encode()

@@ -1,0 +1,119 @@
+"""One leaf page of a directory: find, add and remove entries within it.
+
+Slots grow upwards behind the header, names fill the page from its end downwards. Removing leaves
+a hole in both; a full leaf with enough garbage is packed anew. Records: `DirectoryLeaf` and
+`DirectorySlot` in `pmemfs.layout.records`.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from pmemfs.journal import Transaction
+from pmemfs.layout.geometry import PAGE_BYTES
+from pmemfs.layout.records import DIRECTORY_LEAF, DIRECTORY_SLOT
+
+HEADER_BYTES = DIRECTORY_LEAF.size_bytes
+SLOT_BYTES = DIRECTORY_SLOT.size_bytes
+COUNTS_OFFSET = DIRECTORY_LEAF.offset_of["slots"]
+
+_unpack_slot = DIRECTORY_SLOT.struct.unpack_from
+_pack_slot = DIRECTORY_SLOT.struct.pack
+_COUNTS = struct.Struct("<HHHH")
+_SHAPE = struct.Struct("<IIHHHHQ")
+
+Page = bytes | bytearray | memoryview
+
+
+class Entry(NamedTuple):
+    """One directory entry."""
+
+    cookie: int
+    ino: int
+    type: int
+    name: bytes
+
+
+class Shape(NamedTuple):
+    """The header of a leaf."""
+
+    ino: int
+    depth: int
+    slots: int
+    live: int
+    heap: int
+    garbage: int
+    prefix: int
+
+
+def read_shape(page: Page) -> Shape:
+    """Return the header of a leaf page."""
+    return Shape(*_SHAPE.unpack_from(page))
+
+
+def read_entries(page: Page) -> list[Entry]:
+    """Return the entries of a leaf page in the order of their slots."""
+    entries = []
+    slots = min(read_shape(page).slots, (PAGE_BYTES - HEADER_BYTES) // SLOT_BYTES)
+    for start in range(HEADER_BYTES, HEADER_BYTES + slots * SLOT_BYTES, SLOT_BYTES):
+        cookie, ino, offset, length, file_type = _unpack_slot(page, start)
+        if cookie:
+            entries.append(Entry(cookie, ino, file_type, bytes(page[offset : offset + length])))
+    return entries
+
+
+def build(ino: int, depth: int, prefix: int, entries: list[Entry]) -> bytearray:
+    """Return the page of a leaf that holds these entries, without holes."""
+    page = bytearray(PAGE_BYTES)
+    heap = PAGE_BYTES
+    for number, (cookie, child, file_type, name) in enumerate(entries):
+        heap -= len(name)
+        page[heap : heap + len(name)] = name
+        start = HEADER_BYTES + number * SLOT_BYTES
+        DIRECTORY_SLOT.struct.pack_into(page, start, cookie, child, heap, len(name), file_type)
+    _SHAPE.pack_into(page, 0, ino, depth, len(entries), len(entries), heap, 0, prefix)
+    return page
+
+
+def add(tx: Transaction, pfn: int, entry: Entry) -> bool:
+    """Add an entry to a leaf; returns False when it has no room, packed or not."""
+    page = tx.page(pfn)
+    shape = read_shape(page)
+    length = len(entry.name)
+    end = HEADER_BYTES + (shape.slots + 1) * SLOT_BYTES
+    if shape.heap - end < length:
+        holes = (shape.slots - shape.live) * SLOT_BYTES + shape.garbage
+        if shape.heap - end + holes < length:
+            return False
+        packed = build(shape.ino, shape.depth, shape.prefix, [*read_entries(page), entry])
+        tx.patch(pfn, 0, packed)
+        return True
+    heap = shape.heap - length
+    tx.patch(pfn, heap, entry.name)
+    slot = _pack_slot(entry.cookie, entry.ino, heap, length, entry.type)
+    tx.patch(pfn, end - SLOT_BYTES, slot)
+    counts = _COUNTS.pack(shape.slots + 1, shape.live + 1, heap, shape.garbage)
+    tx.patch(pfn, COUNTS_OFFSET, counts)
+    return True
+
+
+def remove(tx: Transaction, pfn: int, slot_start: int) -> int:
+    """Remove the entry whose slot starts at that byte of the page; return how many are left."""
+    page = tx.page(pfn)
+    shape = read_shape(page)
+    length = _unpack_slot(page, slot_start)[3]
+    tx.patch(pfn, slot_start, bytes(SLOT_BYTES))
+    if shape.live == 1:
+        counts = _COUNTS.pack(0, 0, PAGE_BYTES, 0)
+    else:
+        counts = _COUNTS.pack(shape.slots, shape.live - 1, shape.heap, shape.garbage + length)
+    tx.patch(pfn, COUNTS_OFFSET, counts)
+    return shape.live - 1
+
+
+def set_depth(tx: Transaction, pfn: int, depth: int) -> None:
+    """Make a leaf cover all hashes that share its first ``depth`` bits."""
+    prefix = read_shape(tx.page(pfn)).prefix & -(1 << 63 - depth)
+    tx.patch(pfn, DIRECTORY_LEAF.offset_of["depth"], depth.to_bytes(4, "little"))
+    tx.patch(pfn, DIRECTORY_LEAF.offset_of["prefix"], prefix.to_bytes(8, "little"))

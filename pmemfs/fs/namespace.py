@@ -1,0 +1,352 @@
+"""Names: create, link, unlink, rename. Each operation is one transaction.
+
+Its commit makes the entries, link counts, times and inodes of both directories and of the file
+change together, durable on return. A name that goes away takes its inode along when that is
+small and unheld; else the inode goes on the orphan list in the same transaction.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from enum import IntFlag
+
+from pmemfs.errors import PmemfsError
+from pmemfs.fs.directories import Directories, Found
+from pmemfs.fs.inodes import Inode, InodeTable
+from pmemfs.fs.orphans import Orphans
+from pmemfs.journal import Journal, Transaction
+from pmemfs.layout.geometry import LINK_MAX, NAME_MAX, ROOT_INO, SYMLINK_MAX
+from pmemfs.layout.records import INLINE_BYTES, MAP_WORDS, MapKind, Role
+from pmemfs.layout.words import owner_word
+from pmemfs.pages import Arena
+from pmemfs.pages.clock import Clock
+
+
+class RenameFlag(IntFlag):
+    """Flags of renameat2(2)."""
+
+    NOREPLACE = 1
+    EXCHANGE = 2
+
+
+def validate_name(name: bytes) -> None:
+    """Raise what Linux raises for a name that cannot be an entry."""
+    if len(name) > NAME_MAX:
+        raise PmemfsError(errno.ENAMETOOLONG, "a name is at most 255 bytes")
+    if not name:
+        raise PmemfsError(errno.ENOENT, "an empty name")
+    if b"/" in name or b"\0" in name:
+        raise PmemfsError(errno.EINVAL, "a name holds neither / nor NUL")
+
+
+def _file_type(inode: Inode) -> int:
+    return inode.mode >> 12
+
+
+class Namespace:
+    """The tree of names of a volume."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        inodes: InodeTable,
+        directories: Directories,
+        orphans: Orphans,
+        metadata: Arena,
+        clock: Clock,
+    ) -> None:
+        self._journal = journal
+        self._inodes = inodes
+        self._directories = directories
+        self._orphans = orphans
+        self._metadata = metadata
+        self._clock = clock
+
+    # -- finding -----------------------------------------------------------------------------
+
+    def directory(self, ino: int) -> Inode:
+        """Return an inode that must be a directory, or raise ENOTDIR."""
+        inode = self._inodes.get(ino)
+        if not inode.is_dir:
+            raise PmemfsError(errno.ENOTDIR, "not a directory")
+        return inode
+
+    def lookup(self, parent: int, name: bytes) -> Inode:
+        """Return the inode a name stands for; raises ENOENT, ENOTDIR or ENAMETOOLONG."""
+        directory = self.directory(parent)
+        if name == b".":
+            return directory
+        if name == b"..":
+            return self._inodes.get(directory.parent)
+        return self._inodes.get(self._find(directory, name).ino)
+
+    def _find(self, directory: Inode, name: bytes) -> Found:
+        found = self._directories.find(directory, name)
+        if found is None:
+            validate_name(name)
+            raise PmemfsError(errno.ENOENT, "no such name")
+        return found
+
+    def _require_absent(self, directory: Inode, name: bytes) -> None:
+        validate_name(name)
+        if name in (b".", b"..") or self._directories.find(directory, name) is not None:
+            raise PmemfsError(errno.EEXIST, "the name exists")
+        if not directory.nlink:
+            raise PmemfsError(errno.ENOENT, "the directory has been removed")
+
+    # -- making ------------------------------------------------------------------------------
+
+    def create(
+        self, parent: int, name: bytes, mode: int, uid: int, gid: int, rdev: int = 0
+    ) -> Inode:
+        """Make a file, directory, fifo, socket or device of that ``mode``; return its inode."""
+        directory = self.directory(parent)
+        self._require_absent(directory, name)
+        with self._journal.transaction() as tx:
+            inode = self._new_inode(tx, directory, mode, uid, gid)
+            inode.rdev = rdev
+            if inode.is_dir:
+                inode.nlink = 2
+                inode.parent = parent
+                inode.map_kind = MapKind.DIRECTORY
+            self._add(tx, directory, name, inode)
+        return inode
+
+    def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Inode:
+        """Make a symbolic link; return its inode."""
+        if not target:
+            raise PmemfsError(errno.ENOENT, "an empty target")
+        if len(target) > SYMLINK_MAX or b"\0" in target:
+            raise PmemfsError(errno.ENAMETOOLONG, "a target is at most 4095 bytes")
+        directory = self.directory(parent)
+        self._require_absent(directory, name)
+        with self._journal.transaction() as tx:
+            inode = self._new_inode(tx, directory, stat.S_IFLNK | 0o777, uid, gid)
+            self._set_target(tx, inode, target)
+            self._add(tx, directory, name, inode)
+        return inode
+
+    def _set_target(self, tx: Transaction, inode: Inode, target: bytes) -> None:
+        inode.size = len(target)
+        if len(target) <= INLINE_BYTES:
+            inode.map_kind = MapKind.INLINE
+            padded = target.ljust(INLINE_BYTES, b"\0")
+            inode.words = list(memoryview(padded).cast("Q"))
+            return
+        word = owner_word(inode.ino, Role.SYMLINK)
+        ((pfn, _),) = self._metadata.allocate(tx, 1, word, 0)
+        tx.fresh_page(pfn)[: len(target)] = target
+        inode.words = [pfn] + [0] * (MAP_WORDS - 1)
+
+    def _new_inode(
+        self, tx: Transaction, directory: Inode, mode: int, uid: int, gid: int
+    ) -> Inode:
+        inode = self._inodes.allocate(tx, self._journal.sequence + 1)
+        if directory.mode & stat.S_ISGID:
+            gid = directory.gid
+            if stat.S_ISDIR(mode):
+                mode |= stat.S_ISGID
+        inode.mode = mode if stat.S_IFMT(mode) else mode | stat.S_IFREG
+        inode.uid, inode.gid, inode.nlink = uid, gid, 1
+        now = self._clock.now_ns()
+        inode.atime_ns = inode.mtime_ns = inode.ctime_ns = inode.btime_ns = now
+        if inode.is_file:
+            inode.runs = []
+        return inode
+
+    def _add(self, tx: Transaction, directory: Inode, name: bytes, inode: Inode) -> None:
+        """Enter a name and put both inodes."""
+        self._inodes.guard(tx, directory)
+        self._directories.insert(tx, directory, name, inode.ino, _file_type(inode))
+        directory.entries += 1
+        directory.nlink += inode.is_dir
+        directory.mtime_ns = directory.ctime_ns = self._clock.now_ns()
+        self._inodes.put(tx, directory)
+        self._inodes.put(tx, inode)
+
+    def link(self, ino: int, parent: int, name: bytes) -> Inode:
+        """Give a file one more name; raises EPERM for a directory, EMLINK at the limit."""
+        inode = self._inodes.get(ino)
+        directory = self.directory(parent)
+        if inode.is_dir:
+            raise PmemfsError(errno.EPERM, "a directory has one name")
+        self._require_absent(directory, name)
+        if inode.nlink >= LINK_MAX:
+            raise PmemfsError(errno.EMLINK, f"a file has at most {LINK_MAX} names")
+        if not inode.nlink:
+            raise PmemfsError(errno.ENOENT, "the file has been removed")
+        with self._journal.transaction() as tx:
+            self._inodes.guard(tx, inode)
+            inode.nlink += 1
+            inode.ctime_ns = self._clock.now_ns()
+            self._add(tx, directory, name, inode)
+        return inode
+
+    # -- removing ----------------------------------------------------------------------------
+
+    def unlink(self, parent: int, name: bytes) -> None:
+        """Remove a name that is not a directory's; raises EISDIR for one."""
+        directory = self.directory(parent)
+        inode = self._inodes.get(self._find(directory, name).ino)
+        if inode.is_dir:
+            raise PmemfsError(errno.EISDIR, "a directory: use rmdir")
+        with self._journal.transaction() as tx:
+            self._remove(tx, directory, name, inode)
+
+    def rmdir(self, parent: int, name: bytes) -> None:
+        """Remove an empty directory; raises ENOTDIR, ENOTEMPTY, EINVAL for ``.``."""
+        if name in (b".", b".."):
+            code = errno.EINVAL if name == b"." else errno.ENOTEMPTY
+            raise PmemfsError(code, "cannot remove . or ..")
+        directory = self.directory(parent)
+        inode = self._inodes.get(self._find(directory, name).ino)
+        self._require_empty(inode)
+        with self._journal.transaction() as tx:
+            self._remove(tx, directory, name, inode)
+
+    @staticmethod
+    def _require_empty(inode: Inode) -> None:
+        if not inode.is_dir:
+            raise PmemfsError(errno.ENOTDIR, "not a directory")
+        if inode.entries:
+            raise PmemfsError(errno.ENOTEMPTY, "the directory is not empty")
+
+    def _remove(self, tx: Transaction, directory: Inode, name: bytes, inode: Inode) -> None:
+        self._inodes.guard(tx, directory)
+        self._directories.remove(tx, directory, name)
+        directory.entries -= 1
+        directory.nlink -= inode.is_dir
+        directory.mtime_ns = directory.ctime_ns = self._clock.now_ns()
+        self._inodes.put(tx, directory)
+        self._drop_link(tx, inode)
+
+    def _drop_link(self, tx: Transaction, inode: Inode) -> None:
+        self._inodes.guard(tx, inode)
+        inode.nlink = 0 if inode.is_dir else inode.nlink - 1
+        inode.ctime_ns = self._clock.now_ns()
+        if inode.nlink:
+            self._inodes.put(tx, inode)
+        elif inode in self._orphans:  # it is being cut: its place on the list stays
+            self._inodes.put(tx, inode)
+        else:
+            self._orphans.drop(tx, inode)
+
+    # -- rename ------------------------------------------------------------------------------
+
+    def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
+    ) -> None:
+        """Rename as renameat2(2), over what is there unless ``flags`` say otherwise.
+
+        Raises EEXIST (NOREPLACE), ENOENT (EXCHANGE without a target), EINVAL (a directory into
+        itself, unknown flags), EISDIR, ENOTDIR, ENOTEMPTY, ENOSPC.
+        """
+        if flags & ~(RenameFlag.NOREPLACE | RenameFlag.EXCHANGE) or flags == 3:
+            raise PmemfsError(errno.EINVAL, "these rename flags are not supported")
+        old_dir, new_dir = self.directory(parent), self.directory(new_parent)
+        validate_name(new_name)
+        if {name, new_name} & {b".", b".."}:
+            raise PmemfsError(errno.EBUSY, "cannot rename . or ..")
+        inode = self._inodes.get(self._find(old_dir, name).ino)
+        found = self._directories.find(new_dir, new_name)
+        target = self._inodes.get(found.ino) if found else None
+        if inode.is_dir:
+            self._require_outside(inode, new_dir)
+        if flags & RenameFlag.EXCHANGE:
+            if found is None or target is None:
+                raise PmemfsError(errno.ENOENT, "there is nothing to exchange with")
+            if target.is_dir:
+                self._require_outside(target, old_dir)
+            if target is not inode:
+                self._exchange(old_dir, name, inode, new_dir, new_name, target)
+            return
+        if target is inode:
+            return
+        if not new_dir.nlink:
+            raise PmemfsError(errno.ENOENT, "the directory has been removed")
+        if target is not None:
+            self._require_replaceable(inode, target, flags)
+        self._move(old_dir, name, inode, new_dir, new_name, found, target)
+
+    def _require_outside(self, inode: Inode, directory: Inode) -> None:
+        """Raise EINVAL if ``directory`` is ``inode`` or lies below it."""
+        seen = 0
+        while directory.ino != ROOT_INO and seen < 1 << 20:
+            if directory is inode:
+                raise PmemfsError(errno.EINVAL, "cannot move a directory into itself")
+            directory = self._inodes.get(directory.parent)
+            seen += 1
+        if inode.ino == ROOT_INO:
+            raise PmemfsError(errno.EBUSY, "cannot move the root")
+
+    def _require_replaceable(self, inode: Inode, target: Inode, flags: int) -> None:
+        if flags & RenameFlag.NOREPLACE:
+            raise PmemfsError(errno.EEXIST, "the new name exists")
+        if inode.is_dir:
+            self._require_empty(target)
+        elif target.is_dir:
+            raise PmemfsError(errno.EISDIR, "the new name is a directory")
+
+    def _move(
+        self,
+        old_dir: Inode,
+        name: bytes,
+        inode: Inode,
+        new_dir: Inode,
+        new_name: bytes,
+        found: Found | None,
+        target: Inode | None,
+    ) -> None:
+        with self._journal.transaction() as tx:
+            for each in (old_dir, new_dir, inode):
+                self._inodes.guard(tx, each)
+            if found is not None and target is not None:
+                self._directories.replace(tx, found, inode.ino, _file_type(inode))
+                new_dir.nlink -= target.is_dir
+            else:
+                file_type = _file_type(inode)
+                self._directories.insert(tx, new_dir, new_name, inode.ino, file_type)
+                new_dir.entries += 1
+            self._directories.remove(tx, old_dir, name)
+            old_dir.entries -= 1
+            old_dir.nlink -= inode.is_dir
+            new_dir.nlink += inode.is_dir
+            self._put_moved(tx, inode, new_dir)
+            self._stamp(tx, old_dir, new_dir)
+            if target is not None:
+                self._drop_link(tx, target)
+
+    def _exchange(
+        self,
+        old_dir: Inode,
+        name: bytes,
+        inode: Inode,
+        new_dir: Inode,
+        new_name: bytes,
+        target: Inode,
+    ) -> None:
+        with self._journal.transaction() as tx:
+            for each in (old_dir, new_dir, inode, target):
+                self._inodes.guard(tx, each)
+            one, other = self._find(old_dir, name), self._find(new_dir, new_name)
+            self._directories.replace(tx, one, target.ino, _file_type(target))
+            self._directories.replace(tx, other, inode.ino, _file_type(inode))
+            if old_dir is not new_dir:
+                old_dir.nlink += target.is_dir - inode.is_dir
+                new_dir.nlink += inode.is_dir - target.is_dir
+            self._put_moved(tx, inode, new_dir)
+            self._put_moved(tx, target, old_dir)
+            self._stamp(tx, old_dir, new_dir)
+
+    def _put_moved(self, tx: Transaction, inode: Inode, directory: Inode) -> None:
+        if inode.is_dir:
+            inode.parent = directory.ino
+        inode.ctime_ns = self._clock.now_ns()
+        self._inodes.put(tx, inode)
+
+    def _stamp(self, tx: Transaction, *directories: Inode) -> None:
+        for directory in directories:
+            directory.mtime_ns = directory.ctime_ns = self._clock.now_ns()
+            self._inodes.put(tx, directory)

@@ -1,0 +1,146 @@
+"""The orphan list: what is still to be freed after its name or its size is gone.
+
+On it stand inodes without a name that something holds, those whose data is too much for one
+transaction, and files cut shorter by more than one transaction can free (these keep their names).
+The list is on the device, a chain from ``Control.orphan_first`` through ``Inode.next``, so a crash
+loses nothing of it. Each `work` is one bounded transaction that allocates nothing; the last of an
+inode frees it and takes it off the list.
+"""
+
+from __future__ import annotations
+
+from pmemfs.device import MappedDevice
+from pmemfs.errors import DamagedImageError
+from pmemfs.fs.files import Files, pages_of
+from pmemfs.fs.inodes import Inode, InodeTable
+from pmemfs.journal import Journal, Transaction
+from pmemfs.layout.geometry import CONTROL_OFFSET
+from pmemfs.layout.records import CONTROL, INODE, MapKind
+from pmemfs.pages import ExtentPool
+from pmemfs.pages.arenas import free_pages
+
+_FIRST_OFFSET = CONTROL_OFFSET + CONTROL.offset_of["orphan_first"]
+
+
+class Orphans:
+    """The orphan list of a volume."""
+
+    def __init__(
+        self,
+        device: MappedDevice,
+        journal: Journal,
+        pool: ExtentPool,
+        inodes: InodeTable,
+        files: Files,
+    ) -> None:
+        self._device = device
+        self._journal = journal
+        self._pool = pool
+        self._inodes = inodes
+        self._files = files
+        self._before: dict[int, int] = {}  # inode: the one before it on the list, 0 for the first
+        self._first = 0
+        self._load()
+
+    def _load(self) -> None:
+        """Read the list from the device, also after an aborted transaction."""
+        self._before.clear()
+        before, ino = 0, self._device.words[_FIRST_OFFSET >> 3]
+        self._first = ino
+        while ino:
+            if ino in self._before:
+                raise DamagedImageError("the orphan list runs in a circle", _FIRST_OFFSET)
+            self._before[ino] = before
+            next_offset = self._inodes.get(ino).offset + INODE.offset_of["next"]
+            before, ino = ino, int.from_bytes(self._device.view[next_offset : next_offset + 4], "little")
+
+    def __len__(self) -> int:
+        return len(self._before)
+
+    def __contains__(self, inode: Inode) -> bool:
+        return inode.ino in self._before
+
+    def _set_first(self, tx: Transaction, ino: int) -> None:
+        tx.put(_FIRST_OFFSET, ino.to_bytes(8, "little"))
+        self._first = ino
+
+    def add(self, tx: Transaction, inode: Inode) -> None:
+        """Put an inode on the list, and into the transaction."""
+        if inode in self:
+            return
+        tx.undo.append(self._load)
+        inode.next = self._first
+        if self._first:
+            self._before[self._first] = inode.ino
+        self._before[inode.ino] = 0
+        self._set_first(tx, inode.ino)
+        self._inodes.put(tx, inode)
+
+    def _take_off(self, tx: Transaction, inode: Inode) -> None:
+        tx.undo.append(self._load)
+        before = self._before.pop(inode.ino)
+        if inode.next:
+            self._before[inode.next] = before
+        if before:
+            previous = self._inodes.get(before)
+            self._inodes.guard(tx, previous)
+            previous.next = inode.next
+            self._inodes.put(tx, previous)
+        else:
+            self._set_first(tx, inode.next)
+        inode.next = 0
+
+    # -- freeing -----------------------------------------------------------------------------
+
+    def drop(self, tx: Transaction, inode: Inode) -> None:
+        """Deal with an inode that has just lost its last name, within the same transaction.
+
+        Frees it if nothing holds it and that fits in; else it goes on the list.
+        """
+        if inode.holds or not self._free_content(tx, inode):
+            self.add(tx, inode)
+        else:
+            self._inodes.free(tx, inode)
+
+    def cut(self, tx: Transaction, inode: Inode) -> None:
+        """Free what lies behind the new size of a file, or put it on the list for that."""
+        if not self._files.free_from(tx, inode, pages_of(inode.size)):
+            self.add(tx, inode)
+
+    def _free_content(self, tx: Transaction, inode: Inode) -> bool:
+        """Free data and metadata pages of a nameless inode; tell whether all are gone."""
+        if inode.is_file and not self._files.free_from(tx, inode, 0):
+            return False
+        if inode.is_symlink and inode.map_kind == MapKind.RUNS:
+            free_pages(self._pool, tx, inode.words[0], 1)
+        if inode.xattr:
+            free_pages(self._pool, tx, inode.xattr, 1)
+        return True
+
+    def workable(self) -> Inode | None:
+        """Return an inode that `work` can go on with, or None."""
+        for ino in self._before:
+            inode = self._inodes.get(ino)
+            if inode.nlink or not inode.holds:
+                return inode
+        return None
+
+    def work(self, inode: Inode) -> None:
+        """Do one bounded transaction for an inode on the list."""
+        with self._journal.transaction() as tx:
+            self._inodes.guard(tx, inode)
+            if inode.nlink:
+                done = self._files.free_from(tx, inode, pages_of(inode.size))
+            else:
+                done = self._free_content(tx, inode)
+            if done:
+                self._take_off(tx, inode)
+            if done and not inode.nlink:
+                self._inodes.free(tx, inode)
+            else:
+                self._inodes.put(tx, inode)
+
+    def finish(self, inode: Inode) -> None:
+        """Work until the inode is off the list."""
+        while inode in self:
+            self.work(inode)

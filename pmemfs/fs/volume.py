@@ -1,0 +1,559 @@
+"""The file system as a library: a `Volume` with inode-level calls, and no FUSE in it.
+
+    Volume.format("disk.img", 1 << 30)
+    with Volume.open("disk.img") as volume:
+        inode = volume.create(ROOT_INO, b"hello", stat.S_IFREG | 0o644)
+        volume.write(inode.ino, 0, b"hello, world")
+
+Every call either succeeds or raises an `OSError` with the errno that Linux gives; after an error
+nothing has changed. Calls that change names, attributes, sizes or allocate are durable on return;
+overwriting bytes in place is durable after `Volume.fsync`. Returned `Inode` objects are live and
+must not be changed. One thread at a time.
+
+Opening order: replay the journal; raise the mount generation, which voids every split table;
+publish "mounted". Closing order: unsplit; nothing left to replay; publish "clean"; sync the host.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from pmemfs.device import MappedDevice
+from pmemfs.errors import DamagedImageError, PmemfsError
+from pmemfs.fs.directories import COOKIE_DOT, COOKIE_DOT_DOT, Directories
+from pmemfs.fs.filemap import FileMaps
+from pmemfs.fs.files import Buffer, Files
+from pmemfs.fs.format import format_image
+from pmemfs.fs.inodes import Inode, InodeTable
+from pmemfs.fs.namespace import Namespace
+from pmemfs.fs.orphans import Orphans
+from pmemfs.fs.placement import DEFAULT_THRESHOLD_PAGES
+from pmemfs.fs.xattrs import Xattrs
+from pmemfs.image import Image, host_boot_id
+from pmemfs.journal import Journal, Replay, SequenceWord, recover
+from pmemfs.layout.geometry import (
+    CONTROL_OFFSET,
+    EXTENT_BYTES,
+    INODES_PER_EXTENT,
+    MAX_FILE_BYTES,
+    PAGE_BYTES,
+    PAGE_SHIFT,
+    ROOT_INO,
+    Geometry,
+    extent_to_offset,
+)
+from pmemfs.layout.records import CONTROL, Kind, MapKind, MountState
+from pmemfs.pages import Arena, ExtentPool, SplitTables
+from pmemfs.pages.clock import Clock, HostClock
+
+__all__ = ["ROOT_INO", "Options", "Statfs", "Volume"]
+
+FALLOC_KEEP_SIZE = 1
+FALLOC_PUNCH_HOLE = 2
+_DISCARD_AT_CLOSE = 1024
+_DAY_NS = 24 * 3600 * 10**9
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a volume is opened. ``threshold_pages`` of a piece make it whole (1 to 512)."""
+
+    read_only: bool = False
+    atime: Literal["noatime", "relatime"] = "noatime"
+    threshold_pages: int = DEFAULT_THRESHOLD_PAGES
+    clock: Clock = field(default_factory=HostClock)
+
+
+class DirectoryEntry(NamedTuple):
+    """One entry of a listing; ``type`` is mode >> 12, ``cookie`` the position behind it."""
+
+    name: bytes
+    ino: int
+    type: int
+    cookie: int
+
+
+class Statfs(NamedTuple):
+    """What statvfs(3) says, in pages and inodes."""
+
+    page_bytes: int
+    pages: int
+    free_pages: int
+    inodes: int
+    free_inodes: int
+
+
+class Volume:
+    """An open file system. Make one with `Volume.open`."""
+
+    def __init__(self, image: Image, options: Options) -> None:
+        """Take over an open image; `Volume.open` is what callers want."""
+        self.image = image
+        self.options = options
+        self.geometry: Geometry = image.geometry
+        self.device: MappedDevice = image.device
+        self.was_clean = image.is_clean
+        self.replay: Replay | None = recover(self.device)
+        self._clock = options.clock
+        self.live = SequenceWord(self.device)
+        self.journal = Journal(self.device, self.live)
+        if not options.read_only:
+            self._begin_mount()
+        self.pool = ExtentPool(image, self.journal)
+        if not options.read_only and not self.was_clean:
+            self.pool.suspect_free_data()
+        self.tables: SplitTables | None = None
+        if not options.read_only:
+            generation = image.control()["generation"]
+            self.tables = SplitTables(
+                self.pool, self.journal, self.live, generation, self._clock
+            )
+        self.data_arena = Arena(self.pool, Kind.SMALL)
+        self.metadata_arena = Arena(self.pool, Kind.METADATA)
+        self.inodes = InodeTable(image, self.pool)
+        self._maps = FileMaps(self.device, self.pool, self.metadata_arena)
+        self._files = Files(
+            device=self.device,
+            journal=self.journal,
+            pool=self.pool,
+            arena=self.data_arena,
+            tables=self.tables,
+            inodes=self.inodes,
+            maps=self._maps,
+            clock=self._clock,
+            threshold_pages=options.threshold_pages,
+        )
+        self.orphans = Orphans(
+            self.device, self.journal, self.pool, self.inodes, self._files
+        )
+        self._directories = Directories(
+            self.device, self.pool, self.metadata_arena, image.superblock["hash_seed"]
+        )
+        self._names = Namespace(
+            journal=self.journal,
+            inodes=self.inodes,
+            directories=self._directories,
+            orphans=self.orphans,
+            metadata=self.metadata_arena,
+            clock=self._clock,
+        )
+        self._xattrs = Xattrs(self.device, self.pool, self.metadata_arena, self.inodes)
+        self._is_open = True
+
+    # -- the volume --------------------------------------------------------------------------
+
+    @staticmethod
+    def format(
+        path: str | os.PathLike[str], size_bytes: int, *, label: str = "", force: bool = False
+    ) -> Geometry:
+        """Make an image; see `pmemfs.fs.format.format_image`."""
+        return format_image(path, size_bytes, label=label, force=force)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        options: Options | None = None,
+        *,
+        device_class: type[MappedDevice] = MappedDevice,
+    ) -> Volume:
+        """Open an image; ``was_clean`` and ``replay`` say what a crash had left.
+
+        ``read_only`` writes nothing: the journal is replayed in memory. Raises `PmemfsError`:
+        EBUSY when the image is in use, EUCLEAN when it is damaged, EROFS when its features allow
+        reading only, ENOSPC when the host has no room for what a mount needs.
+        """
+        options = options or Options()
+        image = Image.open(
+            path,
+            lock="shared" if options.read_only else "exclusive",
+            private=options.read_only,
+            device_class=device_class,
+        )
+        try:
+            if image.is_read_only_format and not options.read_only:
+                raise PmemfsError(errno.EROFS, f"{path} has features that allow only ro")
+            return cls(image, options)
+        except BaseException:
+            image.close()
+            raise
+
+    def _begin_mount(self) -> None:
+        """Raise the generation and publish that the image is mounted."""
+        device, geometry = self.device, self.geometry
+        for extent in (0, 1, geometry.first_inode_extent, geometry.reserve_extent):
+            device.back(extent_to_offset(extent), EXTENT_BYTES)
+        control = self.image.control()
+        start = CONTROL_OFFSET + CONTROL.offset_of["boot_id"]
+        who = CONTROL.pack(boot_id=host_boot_id(), persist=0, mounted_ns=self._clock.now_ns())
+        end = CONTROL.offset_of["reserved2"]
+        data = who[CONTROL.offset_of["boot_id"] : end]
+        device.store(start, data)
+        device.flush(start, len(data))
+        device.publish(CONTROL_OFFSET + CONTROL.offset_of["state"], MountState.MOUNTED)
+        generation = CONTROL_OFFSET + CONTROL.offset_of["generation"]
+        device.publish(generation, control["generation"] + 1)
+
+    def close(self) -> None:
+        """Leave the image clean and durable on its host, and let go of it."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        try:
+            if not self.options.read_only:
+                self._leave_clean()
+        finally:
+            self.image.close()
+
+    def _leave_clean(self) -> None:
+        assert self.tables is not None
+        while (orphan := self.orphans.workable()) is not None:
+            self.orphans.work(orphan)
+        self.tables.close()
+        while self.release_idle():
+            pass
+        self.pool.discard_returned(_DISCARD_AT_CLOSE)
+        self.journal.retire()
+        self.device.fence()
+        self.device.publish(CONTROL_OFFSET + CONTROL.offset_of["state"], MountState.CLEAN)
+        self.device.sync()
+
+    def abandon(self) -> None:
+        """Let go of the image as a killed daemon would, without leaving it clean."""
+        self._is_open = False
+        self.image.close()
+
+    def __enter__(self) -> Volume:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def statfs(self) -> Statfs:
+        """Return sizes as ``df`` shows them: the fixed extents count as used."""
+        free = self.pool.free_pages
+        free_inodes = self.inodes.free_known + self.pool.free_extents * INODES_PER_EXTENT
+        return Statfs(
+            PAGE_BYTES,
+            self.geometry.n_pages,
+            free,
+            self.inodes.in_use + free_inodes,
+            free_inodes,
+        )
+
+    def _require_writable(self) -> None:
+        if self.options.read_only:
+            raise PmemfsError(errno.EROFS, "mounted read-only")
+
+    # -- finding -----------------------------------------------------------------------------
+
+    def inode(self, ino: int) -> Inode:
+        """Return an inode by number; raises ENOENT."""
+        return self.inodes.get(ino)
+
+    def lookup(self, parent: int, name: bytes) -> Inode:
+        """Return what a name in a directory stands for; raises ENOENT, ENOTDIR, ENAMETOOLONG."""
+        if self.tables is not None:
+            self.inodes.trim(self.tables.is_dirty)
+        return self._names.lookup(parent, name)
+
+    def resolve(self, path: bytes) -> Inode:
+        """Return what a path from the root stands for; symbolic links are not followed."""
+        inode = self.inodes.get(ROOT_INO)
+        for name in path.split(b"/"):
+            if name:
+                inode = self.lookup(inode.ino, name)
+        return inode
+
+    def readdir(self, ino: int, after: int = 0) -> Iterator[DirectoryEntry]:
+        """Iterate a directory, ``.`` and ``..`` first, from behind the entry with that cookie.
+
+        Entries that stay are listed once each, whatever comes and goes meanwhile.
+        """
+        directory = self._names.directory(ino)
+        if after < COOKIE_DOT:
+            yield DirectoryEntry(b".", ino, stat.S_IFDIR >> 12, COOKIE_DOT)
+        if after < COOKIE_DOT_DOT:
+            yield DirectoryEntry(b"..", directory.parent, stat.S_IFDIR >> 12, COOKIE_DOT_DOT)
+        for entry in self._directories.iter_entries(directory, max(after, COOKIE_DOT_DOT)):
+            yield DirectoryEntry(entry.name, entry.ino, entry.type, entry.cookie)
+
+    # -- holding -----------------------------------------------------------------------------
+
+    def hold(self, ino: int, count: int = 1) -> None:
+        """Keep an inode alive, even without a name, until as many `release`."""
+        self.inodes.get(ino).holds += count
+
+    def release(self, ino: int, count: int = 1) -> None:
+        """Let go of an inode; without a name and the last hold, its space is freed."""
+        inode = self.inodes.get(ino)
+        inode.holds -= count
+        if not inode.holds and not inode.nlink and inode in self.orphans:
+            self.orphans.work(inode)
+
+    # -- names -------------------------------------------------------------------------------
+
+    def create(
+        self, parent: int, name: bytes, mode: int, uid: int = 0, gid: int = 0, rdev: int = 0
+    ) -> Inode:
+        """Make a file, fifo, socket or device; ``mode`` has type and permissions."""
+        self._require_writable()
+        if stat.S_ISDIR(mode) or stat.S_ISLNK(mode):
+            raise PmemfsError(errno.EINVAL, "make directories and links by their own calls")
+        return self._names.create(parent, name, mode, uid, gid, rdev)
+
+    def mkdir(self, parent: int, name: bytes, mode: int, uid: int = 0, gid: int = 0) -> Inode:
+        """Make a directory."""
+        self._require_writable()
+        return self._names.create(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), uid, gid)
+
+    def symlink(
+        self, parent: int, name: bytes, target: bytes, uid: int = 0, gid: int = 0
+    ) -> Inode:
+        """Make a symbolic link to ``target``."""
+        self._require_writable()
+        return self._names.symlink(parent, name, target, uid, gid)
+
+    def readlink(self, ino: int) -> bytes:
+        """Return the target of a symbolic link; raises EINVAL for anything else."""
+        inode = self.inodes.get(ino)
+        if not inode.is_symlink:
+            raise PmemfsError(errno.EINVAL, "not a symbolic link")
+        if inode.map_kind == MapKind.INLINE:
+            packed = b"".join(word.to_bytes(8, "little") for word in inode.words)
+            return packed[: inode.size]
+        if not 0 < inode.words[0] < self.geometry.n_pages:
+            raise DamagedImageError(f"the target of link {ino} lies outside the image")
+        start = inode.words[0] << PAGE_SHIFT
+        return bytes(self.device.view[start : start + min(inode.size, PAGE_BYTES)])
+
+    def link(self, ino: int, parent: int, name: bytes) -> Inode:
+        """Give a file one more name."""
+        self._require_writable()
+        return self._names.link(ino, parent, name)
+
+    def unlink(self, parent: int, name: bytes) -> None:
+        """Remove a name; the inode goes with its last name and its last hold."""
+        self._require_writable()
+        self._names.unlink(parent, name)
+
+    def rmdir(self, parent: int, name: bytes) -> None:
+        """Remove an empty directory."""
+        self._require_writable()
+        self._names.rmdir(parent, name)
+
+    def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
+    ) -> None:
+        """Rename; flags are `pmemfs.fs.namespace.RenameFlag`."""
+        self._require_writable()
+        self._names.rename(parent, name, new_parent, new_name, flags)
+
+    # -- attributes --------------------------------------------------------------------------
+
+    def setattr(
+        self,
+        ino: int,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+    ) -> Inode:
+        """Change what is given; permissions only of ``mode``. A new owner clears set-id bits."""
+        self._require_writable()
+        inode = self.inodes.get(ino)
+        if size is not None:
+            self._set_size(inode, size)
+        if (mode, uid, gid, atime_ns, mtime_ns) == (None,) * 5:
+            return inode
+        with self.journal.transaction() as tx:
+            self.inodes.guard(tx, inode)
+            if uid is not None or gid is not None:
+                _change_owner(inode, uid, gid)
+            if mode is not None:
+                inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
+            if atime_ns is not None:
+                inode.atime_ns = atime_ns
+            if mtime_ns is not None:
+                inode.mtime_ns = mtime_ns
+            inode.ctime_ns = self._clock.now_ns()
+            self.inodes.put(tx, inode)
+        return inode
+
+    def _set_size(self, inode: Inode, size: int) -> None:
+        self._require_file(inode)
+        if size > MAX_FILE_BYTES:
+            raise PmemfsError(errno.EFBIG, "a file cannot be larger than 16 TiB")
+        if inode.nlink:
+            self.orphans.finish(inode)
+        if size > inode.size:
+            self._files.grow(inode, size)
+            return
+        with self.journal.transaction() as tx:
+            self.inodes.guard(tx, inode)
+            inode.size = size
+            inode.mtime_ns = inode.ctime_ns = self._clock.now_ns()
+            self.orphans.cut(tx, inode)
+            self.inodes.put(tx, inode)
+
+    @staticmethod
+    def _require_file(inode: Inode) -> None:
+        if not inode.is_file:
+            code = errno.EISDIR if inode.is_dir else errno.EINVAL
+            raise PmemfsError(code, "not a regular file")
+
+    def getxattr(self, ino: int, name: bytes) -> bytes:
+        """Return one extended attribute; raises ENODATA."""
+        inode = self.inodes.get(ino)
+        value = self._xattrs.read(inode).get(name) if inode.xattr else None
+        if value is None:
+            raise PmemfsError(errno.ENODATA, "there is no such attribute")
+        return value
+
+    def listxattr(self, ino: int) -> list[bytes]:
+        """Return the names of all extended attributes."""
+        return list(self._xattrs.read(self.inodes.get(ino)))
+
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Set an extended attribute; flags as setxattr(2): 1 create, 2 replace."""
+        self._require_writable()
+        inode = self.inodes.get(ino)
+        with self.journal.transaction() as tx:
+            self.inodes.guard(tx, inode)
+            self._xattrs.set(tx, inode, name, value, flags)
+            inode.ctime_ns = self._clock.now_ns()
+            self.inodes.put(tx, inode)
+
+    def removexattr(self, ino: int, name: bytes) -> None:
+        """Remove an extended attribute; raises ENODATA."""
+        self._require_writable()
+        inode = self.inodes.get(ino)
+        with self.journal.transaction() as tx:
+            self.inodes.guard(tx, inode)
+            self._xattrs.remove(tx, inode, name)
+            inode.ctime_ns = self._clock.now_ns()
+            self.inodes.put(tx, inode)
+
+    # -- data --------------------------------------------------------------------------------
+
+    def read(self, ino: int, offset: int, size: int) -> list[memoryview]:
+        """Return file bytes as read-only pieces of the mapping; see `Files.read`."""
+        inode = self.inodes.get(ino)
+        self._require_file(inode)
+        pieces = self._files.read(inode, offset, size)
+        if self.options.atime == "relatime" and not self.options.read_only:
+            self._note_atime(inode)
+        return pieces
+
+    def _note_atime(self, inode: Inode) -> None:
+        now = self._clock.now_ns()
+        newest = max(inode.mtime_ns, inode.ctime_ns)
+        if inode.atime_ns > newest and now - inode.atime_ns < _DAY_NS:
+            return
+        with self.journal.transaction() as tx:
+            self.inodes.guard(tx, inode)
+            inode.atime_ns = now
+            self.inodes.put(tx, inode)
+
+    def write(self, ino: int, offset: int, data: Buffer) -> int:
+        """Write file bytes; return how many were written. See `Files.write`."""
+        self._require_writable()
+        inode = self.inodes.get(ino)
+        self._require_file(inode)
+        if inode in self.orphans and inode.nlink:
+            self.orphans.finish(inode)
+        try:
+            return self._files.write(inode, offset, data)
+        except PmemfsError as error:
+            if error.errno != errno.ENOSPC or not self._free_orphans():
+                raise
+            return self._files.write(inode, offset, data)
+
+    def _free_orphans(self) -> bool:
+        """Free what waits to be freed, when space is short; tell whether there was anything."""
+        found = False
+        while (orphan := self.orphans.workable()) is not None:
+            self.orphans.work(orphan)
+            found = True
+        return found
+
+    def fsync(self, ino: int) -> None:
+        """Make all data of a file durable, also on the image's host (``fdatasync``)."""
+        if self.options.read_only:
+            return
+        inode = self.inodes.get(ino)
+        self._files.fsync(inode)
+        self.device.sync()
+
+    def fallocate(self, ino: int, mode: int, offset: int, length: int) -> None:
+        """Allocate (mode 0), or punch a hole (``PUNCH_HOLE | KEEP_SIZE``).
+
+        Raises EOPNOTSUPP for other modes, EINVAL for an empty range, ENOSPC with the size as
+        it was.
+        """
+        self._require_writable()
+        inode = self.inodes.get(ino)
+        self._require_file(inode)
+        if offset < 0 or length <= 0:
+            raise PmemfsError(errno.EINVAL, "an empty range")
+        if offset + length > MAX_FILE_BYTES:
+            raise PmemfsError(errno.EFBIG, "a file cannot be larger than 16 TiB")
+        if inode.nlink:
+            self.orphans.finish(inode)
+        if mode == FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE:
+            self._files.punch(inode, offset, length)
+        elif mode == 0:
+            self._allocate(inode, offset, length)
+        else:
+            raise PmemfsError(errno.EOPNOTSUPP, "this fallocate mode is not supported")
+
+    def _allocate(self, inode: Inode, offset: int, length: int) -> None:
+        size = inode.size
+        try:
+            self._files.allocate(inode, offset, length)
+        except PmemfsError:
+            if inode.size > size:
+                self._set_size(inode, size)
+            raise
+
+    def seek(self, ino: int, offset: int, *, data: bool) -> int:
+        """Return the next data (or hole) as lseek(2) with SEEK_DATA (SEEK_HOLE)."""
+        inode = self.inodes.get(ino)
+        self._require_file(inode)
+        return self._files.seek(inode, offset, data=data)
+
+    # -- idle work ---------------------------------------------------------------------------
+
+    def release_idle(self) -> bool:
+        """Give back one extent that only an idle arena or chunk keeps; tell whether there was one."""
+        for arena in (self.data_arena, self.metadata_arena):
+            if arena.is_idle_empty:
+                arena.retire()
+        extent = self.pool.empty_open()
+        if extent is not None:
+            with self.journal.transaction() as tx:
+                self.pool.release(tx, extent)
+            return True
+        if self.inodes.has_empty_chunk:
+            with self.journal.transaction() as tx:
+                return self.inodes.release_empty_chunk(tx)
+        return False
+
+
+def _change_owner(inode: Inode, uid: int | None, gid: int | None) -> None:
+    if uid is not None:
+        inode.uid = uid
+    if gid is not None:
+        inode.gid = gid
+    if inode.is_file:
+        inode.mode &= ~stat.S_ISUID
+        if inode.mode & stat.S_IXGRP:
+            inode.mode &= ~stat.S_ISGID

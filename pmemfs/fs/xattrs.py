@@ -1,0 +1,117 @@
+"""Extended attributes: one metadata page for each inode that has some.
+
+A change writes a new page whole, **commits** the inode that names it together with the free of
+the old one, so attributes change all or not at all. Full names with their namespace are stored.
+"""
+
+from __future__ import annotations
+
+import errno
+import zlib
+
+from pmemfs.device import MappedDevice
+from pmemfs.errors import DamagedImageError, PmemfsError, no_space
+from pmemfs.fs.inodes import Inode, InodeTable
+from pmemfs.journal import Transaction
+from pmemfs.layout.geometry import NAME_MAX, PAGE_BYTES, PAGE_SHIFT
+from pmemfs.layout.records import XATTR_ENTRY, XATTR_PAGE, Role
+from pmemfs.layout.words import owner_word
+from pmemfs.pages import Arena, ExtentPool
+from pmemfs.pages.arenas import free_pages
+
+CREATE = 1
+REPLACE = 2
+VALUE_MAX = 65536
+_NAMESPACES = (b"user.", b"trusted.", b"security.")
+_HEADER_BYTES = XATTR_PAGE.size_bytes
+
+
+class Xattrs:
+    """The extended attributes of all inodes of a volume."""
+
+    def __init__(
+        self, device: MappedDevice, pool: ExtentPool, metadata: Arena, inodes: InodeTable
+    ) -> None:
+        self._device = device
+        self._pool = pool
+        self._metadata = metadata
+        self._inodes = inodes
+
+    def read(self, inode: Inode) -> dict[bytes, bytes]:
+        """Return all attributes by name, in the order they were first set."""
+        if not inode.xattr:
+            return {}
+        if not 0 < inode.xattr < self._pool.geometry.n_pages:
+            raise DamagedImageError(f"the attributes of inode {inode.ino} lie outside the image")
+        start = inode.xattr << PAGE_SHIFT
+        page = bytes(self._device.view[start : start + PAGE_BYTES])
+        header = XATTR_PAGE.unpack(page)
+        used = min(header["used_bytes"], PAGE_BYTES)
+        if zlib.crc32(page[:12] + page[_HEADER_BYTES:used]) != header["checksum"]:
+            raise DamagedImageError(f"the attributes of inode {inode.ino} are damaged", start)
+        attributes = {}
+        position = _HEADER_BYTES
+        for _ in range(header["count"]):
+            name_bytes, value_bytes = XATTR_ENTRY.struct.unpack_from(page, position)
+            position += XATTR_ENTRY.size_bytes
+            name = page[position : position + name_bytes]
+            position += name_bytes
+            attributes[name] = page[position : position + value_bytes]
+            position += value_bytes
+        return attributes
+
+    def set(self, tx: Transaction, inode: Inode, name: bytes, value: bytes, flags: int) -> None:
+        """Set one attribute; the caller guards and puts the inode.
+
+        Raises EOPNOTSUPP (namespace), ERANGE (name), E2BIG (value), EEXIST and ENODATA (flags),
+        ENOSPC when all attributes do not fit in one page together.
+        """
+        validate(name, value)
+        attributes = self.read(inode)
+        if flags & CREATE and name in attributes:
+            raise PmemfsError(errno.EEXIST, "the attribute exists")
+        if flags & REPLACE and name not in attributes:
+            raise PmemfsError(errno.ENODATA, "there is no such attribute")
+        attributes[name] = value
+        self._replace(tx, inode, attributes)
+
+    def remove(self, tx: Transaction, inode: Inode, name: bytes) -> None:
+        """Remove one attribute, or raise ENODATA; the caller guards and puts the inode."""
+        attributes = self.read(inode)
+        if attributes.pop(name, None) is None:
+            raise PmemfsError(errno.ENODATA, "there is no such attribute")
+        self._replace(tx, inode, attributes)
+
+    def _replace(self, tx: Transaction, inode: Inode, attributes: dict[bytes, bytes]) -> None:
+        old, inode.xattr = inode.xattr, 0
+        if attributes:
+            content = _pack(inode.ino, attributes)
+            word = owner_word(inode.ino, Role.XATTR)
+            ((inode.xattr, _),) = self._metadata.allocate(tx, 1, word, 0)
+            tx.fresh_page(inode.xattr)[: len(content)] = content
+        if old:
+            free_pages(self._pool, tx, old, 1)
+
+
+def validate(name: bytes, value: bytes) -> None:
+    """Raise what setxattr(2) raises for a name or a value that cannot be."""
+    if not name.startswith(_NAMESPACES):
+        raise PmemfsError(errno.EOPNOTSUPP, "attributes are user.*, trusted.* or security.*")
+    if len(name) > NAME_MAX or name in _NAMESPACES:
+        raise PmemfsError(
+            errno.EINVAL if name in _NAMESPACES else errno.ERANGE, "not an attribute name"
+        )
+    if len(value) > VALUE_MAX:
+        raise PmemfsError(errno.E2BIG, "the value is longer than 64 KiB")
+
+
+def _pack(ino: int, attributes: dict[bytes, bytes]) -> bytes:
+    parts = []
+    for name, value in attributes.items():
+        parts += [XATTR_ENTRY.struct.pack(len(name), min(len(value), 0xFFFF)), name, value]
+    body = b"".join(parts)
+    used = _HEADER_BYTES + len(body)
+    if used > PAGE_BYTES:
+        raise no_space("the attributes of a file do not fit in one page together")
+    header = XATTR_PAGE.pack(ino=ino, count=len(attributes), used_bytes=used)[:12]
+    return header + zlib.crc32(header + body).to_bytes(4, "little") + body

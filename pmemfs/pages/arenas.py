@@ -1,0 +1,137 @@
+"""Arenas: each owns one extent at a time and allocates its pages without looking elsewhere.
+
+When its extent has no free page left, an arena takes the fullest partly used extent that no
+arena owns before it breaks a free one. The owner page is the allocation map: a page is free if
+its owner word is 0.
+
+Invariants: owner word and head count change in one transaction; a page that a transaction frees
+is not allocated again before that transaction is durable, since an arena reads the owner page on
+the device, never the transaction's view of it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pmemfs.errors import InvariantError
+from pmemfs.journal import Transaction
+from pmemfs.layout.geometry import (
+    PAGES_PER_EXTENT,
+    extent_to_offset,
+    extent_to_pfn,
+    pfn_to_extent,
+    pfn_to_offset,
+    pfn_to_slot,
+)
+from pmemfs.layout.records import Kind
+from pmemfs.pages.extents import ExtentPool
+
+
+def owner_word_offset(pfn: int) -> int:
+    """Byte offset of the owner word of a page in a small or metadata extent."""
+    return extent_to_offset(pfn_to_extent(pfn)) + pfn_to_slot(pfn) * 8
+
+
+class Arena:
+    """Allocates pages of one kind (SMALL or METADATA) for one purpose."""
+
+    def __init__(self, pool: ExtentPool, kind: Kind) -> None:
+        self._pool = pool
+        self._device = pool.device
+        self._kind = kind
+        self._extent: int | None = None
+        self._free_runs: list[tuple[int, int]] = []
+
+    def allocate(
+        self, tx: Transaction, count: int, first_word: int, step: int
+    ) -> list[tuple[int, int]]:
+        """Allocate pages; return ``(pfn, pages)`` runs in order.
+
+        Page ``i`` gets owner word ``first_word + i * step``. Raises `PmemfsError` with ENOSPC;
+        the transaction must be aborted then.
+        """
+        runs: list[tuple[int, int]] = []
+        tx.undo.append(self.retire)
+        while count:
+            if not self._free_runs:
+                self._refill(tx)
+            slot, free = self._free_runs.pop()
+            n = min(free, count)
+            if n < free:
+                self._free_runs.append((slot + n, free - n))
+            assert self._extent is not None
+            pfn = extent_to_pfn(self._extent) + slot
+            tx.store(owner_word_offset(pfn), _owner_words(first_word, step, n))
+            self._pool.set_used(tx, self._extent, self._pool.used(self._extent) + n)
+            runs.append((pfn, n))
+            first_word += n * step
+            count -= n
+        return runs
+
+    def retire(self) -> None:
+        """Give the extent up; the next allocation looks for one again."""
+        self._free_runs = []
+        if self._extent is not None:
+            extent, self._extent = self._extent, None
+            self._pool.disown(extent)
+
+    @property
+    def is_idle_empty(self) -> bool:
+        """Whether the arena keeps an extent that no page is used of."""
+        return self._extent is not None and self._pool.used(self._extent) == 0
+
+    def _refill(self, tx: Transaction) -> None:
+        """Find free pages: freed meanwhile in the own extent, then elsewhere."""
+        if self._extent is not None:
+            self._free_runs = self._read_free_runs(self._extent, tx)
+            if self._free_runs:
+                return
+            self.retire()
+        extent = self._pool.fullest_open(self._kind)
+        if extent is None:
+            extent = self._pool.take(tx, self._kind)
+            self._free_runs = [(1, PAGES_PER_EXTENT - 1)]
+        else:
+            self._free_runs = self._read_free_runs(extent, tx)
+            if not self._free_runs:
+                raise InvariantError(f"1: extent {extent} has free pages by its head, none by owner")
+        self._extent = extent
+        self._pool.own(extent)
+
+    def _read_free_runs(self, extent: int, tx: Transaction) -> list[tuple[int, int]]:
+        """Return free ``(slot, pages)`` runs, the last one first, as a stack."""
+        start = extent_to_offset(extent)
+        words = np.frombuffer(self._device.view, "<u8", PAGES_PER_EXTENT, start)
+        free = words == 0
+        free[0] = False
+        for offset, data in tx.stores:  # this transaction's own allocations are not there yet
+            if start <= offset < start + PAGES_PER_EXTENT * 8:
+                slot = (offset - start) >> 3
+                free[slot : slot + (len(data) >> 3)] = False
+        edges = np.flatnonzero(np.diff(np.concatenate(([0], free.view(np.int8), [0]))))
+        pairs = edges.reshape(-1, 2)
+        return [(int(a), int(b - a)) for a, b in pairs[::-1].tolist()]
+
+
+def _owner_words(first_word: int, step: int, count: int) -> bytes:
+    if count == 1:
+        return first_word.to_bytes(8, "little")
+    return b"".join(
+        (first_word + i * step).to_bytes(8, "little") for i in range(count)
+    )
+
+
+def free_pages(pool: ExtentPool, tx: Transaction, pfn: int, count: int) -> None:
+    """Free pages of one extent; an extent that becomes empty, and no arena owns, is released."""
+    extent = pfn_to_extent(pfn)
+    if pfn_to_extent(pfn + count - 1) != extent or pfn_to_slot(pfn) == 0:
+        raise InvariantError(f"1: pages {pfn} to {pfn + count - 1} are not of one small extent")
+    tx.store(owner_word_offset(pfn), bytes(8 * count))
+    used = pool.used(extent) - count
+    if used < 0:
+        raise InvariantError(f"1: extent {extent} would have {used} used pages")
+    pool.set_used(tx, extent, used)
+    if used == 0 and not pool.is_owned(extent):
+        pool.release(tx, extent)
+
+

@@ -1,0 +1,290 @@
+"""The extents of a device: which are free, who takes one, who gives one back.
+
+Kept in memory: the kind (1 byte) and the pages used (2 bytes) of each extent, and a column for
+each kind that allocates by page, for finding the fullest one in one vector pass. All of it is read
+from those pages of the head table that exist, and agrees with the device after every commit.
+
+Invariants:
+
+* A FREE extent reads as zeros on the device; RETURNED may read as anything, and is discarded
+  before it is used again. A DESCRIPTOR extent left by another mount is RETURNED here.
+* An extent released by a transaction cannot be taken before that transaction is durable.
+* ``counts`` adds up to the device.
+
+Stores nothing itself; heads go into the caller's transaction. Only `discard_returned` and the
+taking of a returned extent touch the host, after the free is durable.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import zlib
+
+import numpy as np
+
+from pmemfs.device import MappedDevice
+from pmemfs.errors import InvariantError, no_space
+from pmemfs.image import Image
+from pmemfs.journal import Journal, Transaction
+from pmemfs.layout.geometry import (
+    EXTENT_BYTES,
+    HEAD_DURABLE_BYTES,
+    PAGES_PER_EXTENT,
+    Geometry,
+    extent_to_offset,
+)
+from pmemfs.layout.records import Kind
+
+_HEAD = struct.Struct("<BBHIIIIII")
+_OWNABLE_PAGES = PAGES_PER_EXTENT - 1
+_PAGED = (Kind.SMALL, Kind.METADATA)
+_FREE_BYTE = bytes([Kind.FREE])
+_RETURNED_BYTE = bytes([Kind.RETURNED])
+_DURABLE_ZEROS = bytes(HEAD_DURABLE_BYTES)
+
+
+def pack_head(
+    kind: int, used: int = 0, owner: int = 0, index: int = 0, free_first: int = 0, frontier: int = 0
+) -> bytes:
+    """Return the durable half of a head, sealed; all zeros for FREE."""
+    if kind == Kind.FREE:
+        return _DURABLE_ZEROS
+    body = _HEAD.pack(kind, 0, used, owner, index, free_first, frontier, 0, 0)
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+class ExtentPool:
+    """All extents of one device, and the only way to take or release one."""
+
+    def __init__(self, image: Image, journal: Journal) -> None:
+        self.geometry: Geometry = image.geometry
+        self.device: MappedDevice = image.device
+        self._journal = journal
+        n = self.geometry.n_extents
+        self._kinds = mmap.mmap(-1, n)
+        self._kind_column = np.frombuffer(self._kinds, np.uint8)
+        self._used_column = np.zeros(n, np.uint16)
+        self._used = memoryview(self._used_column)
+        # used + 1 of extents that anyone may allocate pages from; 0 for all others
+        self._open_columns = {kind: np.zeros(n, np.uint16) for kind in _PAGED}
+        self._open_counts = dict.fromkeys(_PAGED, 0)
+        self._arena_owned: set[int] = set()
+        self.counts = [0] * len(Kind)
+        self.free_small_pages = 0
+        self._frontier = 0
+        self._free_hint = 0
+        self._load(image)
+
+    # -- reading the head table --------------------------------------------------------------
+
+    def _load(self, image: Image) -> None:
+        for first, stop in image.iter_head_ranges():
+            heads = image.heads[first:stop]
+            kinds = heads["kind"].copy()
+            kinds[kinds == Kind.DESCRIPTOR] = Kind.RETURNED
+            self._kind_column[first:stop] = kinds
+            self._used_column[first:stop] = heads["used"]
+        reserve = self.geometry.reserve_extent
+        self._kind_column[reserve] = Kind.DESCRIPTOR
+        taken = np.flatnonzero(self._kind_column)
+        self._frontier = int(taken[-1]) + 1
+        bins = np.bincount(self._kind_column[: self._frontier], minlength=len(Kind))
+        self.counts = bins.tolist()
+        self.counts[Kind.FREE] += self.geometry.n_extents - self._frontier
+        for kind in _PAGED:
+            mine = np.flatnonzero(self._kind_column[: self._frontier] == kind)
+            used = self._used_column[mine]
+            self._open_columns[kind][mine] = np.where(used < _OWNABLE_PAGES, used + 1, 0)
+            self._open_counts[kind] = int((used < _OWNABLE_PAGES).sum())
+            if kind == Kind.SMALL:
+                self.free_small_pages = len(mine) * _OWNABLE_PAGES - int(used.sum())
+
+    def suspect_free_data(self) -> int:
+        """Treat FREE extents that hold host data as RETURNED; return how many there were.
+
+        Needed after a crash: an operation that did not commit may have stored into them. Costs
+        one ``SEEK_DATA`` for each run of free extents.
+        """
+        found = 0
+        extent = self._kinds.find(_FREE_BYTE)
+        while 0 <= extent < self.geometry.n_extents:
+            stop = self._end_of_free_run(extent)
+            for low, high in self.device.iter_data(extent_to_offset(extent), extent_to_offset(stop)):
+                for dirty in range(low // EXTENT_BYTES, -(-high // EXTENT_BYTES)):
+                    if self._kinds[dirty] == Kind.FREE:
+                        self._set(dirty, Kind.RETURNED, 0)
+                        found += 1
+            extent = self._kinds.find(_FREE_BYTE, stop)
+        return found
+
+    def _end_of_free_run(self, extent: int) -> int:
+        if extent >= self._frontier:
+            return self.geometry.n_extents
+        taken = np.flatnonzero(self._kind_column[extent : self._frontier])
+        return extent + int(taken[0]) if len(taken) else self.geometry.n_extents
+
+    # -- point access ------------------------------------------------------------------------
+
+    def kind(self, extent: int) -> int:
+        """Return the kind of an extent as a number."""
+        return self._kinds[extent]
+
+    def used(self, extent: int) -> int:
+        """Return how many pages (or inodes) of an extent are used."""
+        return self._used[extent]
+
+    @property
+    def free_extents(self) -> int:
+        """How many extents can be taken, the returned ones included."""
+        return self.counts[Kind.FREE] + self.counts[Kind.RETURNED]
+
+    @property
+    def free_pages(self) -> int:
+        """Pages that file data can still get: free extents whole, and holes in small ones."""
+        return self.free_extents * PAGES_PER_EXTENT + self.free_small_pages
+
+    # -- taking and releasing ----------------------------------------------------------------
+
+    def take(self, tx: Transaction, kind: Kind, owner: int = 0, index: int = 0) -> int:
+        """Take an extent that reads as zeros, backed by the host; returns its number.
+
+        Raises `PmemfsError` with ENOSPC when none is free or the host is full; nothing has
+        changed then.
+        """
+        extent = self._find_free()
+        self.device.back(extent_to_offset(extent), EXTENT_BYTES)
+        tx.undo.append(lambda: self._reload(extent))
+        self._set(extent, kind, 0)
+        tx.put(self.geometry.head_offset(extent), pack_head(kind, 0, owner, index))
+        return extent
+
+    def _find_free(self) -> int:
+        if self.counts[Kind.FREE]:
+            extent = self._kinds.find(_FREE_BYTE, self._free_hint)
+            if extent < 0:
+                raise InvariantError("3: a free extent is counted but not there")
+            self._free_hint = extent
+            return extent
+        if self.counts[Kind.RETURNED]:
+            extent = self._kinds.find(_RETURNED_BYTE)
+            self.device.discard(extent_to_offset(extent), EXTENT_BYTES)
+            self.device.fence()
+            return extent
+        raise no_space()
+
+    def release(self, tx: Transaction, extent: int) -> None:
+        """Give an extent back; it is RETURNED, and can be taken, once the transaction is durable."""
+        if extent < self.geometry.fixed_extents:
+            raise InvariantError(f"4: extent {extent} is fixed and cannot be released")
+        tx.undo.append(lambda: self._reload(extent))
+        kind = self._kinds[extent]
+        if kind in _PAGED:
+            self._set_open(Kind(kind), extent, 0)  # not to be allocated from any more
+        tx.put(self.geometry.head_offset(extent), pack_head(Kind.RETURNED))
+        tx.after.append(lambda: self._set(extent, Kind.RETURNED, 0))
+
+    def set_used(self, tx: Transaction, extent: int, used: int) -> None:
+        """Change how many pages of a small or metadata extent are used."""
+        kind = self._kinds[extent]
+        tx.undo.append(lambda: self._reload(extent))
+        self._set(extent, kind, used)
+        tx.put(self.geometry.head_offset(extent), pack_head(kind, used))
+
+    def set_chunk(
+        self, tx: Transaction, extent: int, chunk: int, used: int, free_first: int, frontier: int
+    ) -> None:
+        """Change the head of an extent of inodes."""
+        tx.undo.append(lambda: self._reload(extent))
+        self._set(extent, Kind.INODES, used)
+        head = pack_head(Kind.INODES, used, 0, chunk, free_first, frontier)
+        tx.put(self.geometry.head_offset(extent), head)
+
+    def discard_returned(self, limit: int) -> int:
+        """Discard up to ``limit`` returned extents and make them FREE; return how many.
+
+        Order: their free is durable (RETURNED is committed); discard; **fence**; commit FREE.
+        """
+        batch: list[int] = []
+        extent = self._kinds.find(_RETURNED_BYTE)
+        while extent >= 0 and len(batch) < limit:
+            batch.append(extent)
+            extent = self._kinds.find(_RETURNED_BYTE, extent + 1)
+        for extent in batch:
+            self.device.discard(extent_to_offset(extent), EXTENT_BYTES)
+        if batch:
+            self.device.fence()
+            with self._journal.transaction() as tx:
+                for extent in batch:
+                    tx.put(self.geometry.head_offset(extent), pack_head(Kind.FREE))
+            for extent in batch:
+                self._set(extent, Kind.FREE, 0)
+        return len(batch)
+
+    # -- extents that pages are allocated from -----------------------------------------------
+
+    def fullest_open(self, kind: Kind) -> int | None:
+        """Return the fullest extent of that kind with a free page that no arena owns."""
+        if not self._open_counts[kind]:
+            return None
+        return int(self._open_columns[kind][: self._frontier].argmax())
+
+    def own(self, extent: int) -> None:
+        """Keep an extent for one arena: nobody else finds it, and it stays when empty."""
+        self._arena_owned.add(extent)
+        self._set(extent, self._kinds[extent], self._used[extent])
+
+    def disown(self, extent: int) -> None:
+        """Let others find the extent again."""
+        self._arena_owned.discard(extent)
+        self._set(extent, self._kinds[extent], self._used[extent])
+
+    def is_owned(self, extent: int) -> bool:
+        """Whether an arena owns the extent."""
+        return extent in self._arena_owned
+
+    def empty_open(self) -> int | None:
+        """Return a small or metadata extent without a used page that no arena owns."""
+        for kind in _PAGED:
+            if self._open_counts[kind]:
+                empty = np.flatnonzero(self._open_columns[kind][: self._frontier] == 1)
+                if len(empty):
+                    return int(empty[0])
+        return None
+
+    # -- the columns -------------------------------------------------------------------------
+
+    def _set(self, extent: int, kind: int, used: int) -> None:
+        before = self._kinds[extent]
+        if before != kind:
+            self.counts[before] -= 1
+            self.counts[kind] += 1
+            self._kinds[extent] = kind
+            self._frontier = max(self._frontier, extent + 1)
+            if kind == Kind.FREE:
+                self._free_hint = min(self._free_hint, extent)
+        if before == Kind.SMALL:
+            self.free_small_pages -= _OWNABLE_PAGES - self._used[extent]
+        if kind == Kind.SMALL:
+            self.free_small_pages += _OWNABLE_PAGES - used
+        self._used[extent] = used
+        if before in _PAGED and before != kind:
+            self._set_open(Kind(before), extent, 0)
+        if kind in _PAGED:
+            is_open = used < _OWNABLE_PAGES and extent not in self._arena_owned
+            self._set_open(Kind(kind), extent, used + 1 if is_open else 0)
+
+    def _set_open(self, kind: Kind, extent: int, value: int) -> None:
+        column = self._open_columns[kind]
+        self._open_counts[kind] += bool(value) - bool(column[extent])
+        column[extent] = value
+
+    def _reload(self, extent: int) -> None:
+        """Read an extent's head again after an aborted transaction."""
+        offset = self.geometry.head_offset(extent)
+        kind, _, used = struct.unpack_from("<BBH", self.device.view, offset)
+        if kind == Kind.DESCRIPTOR and extent != self.geometry.reserve_extent:
+            kind = Kind.RETURNED
+        if kind == Kind.FREE and self._kinds[extent] != Kind.FREE:
+            kind = Kind.RETURNED  # the aborted operation may have stored into it
+        self._set(extent, kind, used)

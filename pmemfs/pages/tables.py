@@ -1,0 +1,68 @@
+"""Slots for split tables: 64 of 32 KiB in each descriptor extent, never split themselves.
+
+The reserve extent is there from mkfs on, so there is always room for 64 tables. More extents are
+taken while they are free and go back when no table of them is in use. Which slot is used is known
+in memory only: after a restart no table is believed.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from pmemfs.errors import PmemfsError
+from pmemfs.journal import Journal
+from pmemfs.layout.geometry import (
+    SPLIT_TABLE_BYTES,
+    SPLIT_TABLES_PER_EXTENT,
+    extent_to_offset,
+    offset_to_extent,
+)
+from pmemfs.layout.records import Kind
+from pmemfs.pages.extents import ExtentPool
+
+_ALL_FREE = (1 << SPLIT_TABLES_PER_EXTENT) - 1
+
+
+class TableSlots:
+    """Free slots by descriptor extent, as bit masks; the reserve is used first."""
+
+    def __init__(self, pool: ExtentPool, journal: Journal) -> None:
+        self._pool = pool
+        self._journal = journal
+        self._reserve = pool.geometry.reserve_extent
+        self._free = {self._reserve: _ALL_FREE}
+
+    @property
+    def extents(self) -> list[int]:
+        """The descriptor extents, the reserve among them."""
+        return list(self._free)
+
+    def allocate(self) -> int | None:
+        """Return the byte offset of a free slot, or None when no extent is to be had."""
+        for extent, free in self._free.items():
+            if free:
+                return self._take_slot(extent, free)
+        try:
+            with self._journal.transaction() as tx:
+                extent = self._pool.take(tx, Kind.DESCRIPTOR)
+        except PmemfsError as error:
+            if error.errno == errno.ENOSPC:
+                return None
+            raise
+        self._free[extent] = _ALL_FREE
+        return self._take_slot(extent, _ALL_FREE)
+
+    def _take_slot(self, extent: int, free: int) -> int:
+        lowest = free & -free
+        self._free[extent] = free ^ lowest
+        return extent_to_offset(extent) + (lowest.bit_length() - 1) * SPLIT_TABLE_BYTES
+
+    def release(self, table_offset: int) -> None:
+        """Give a slot back, and its extent when it was the last one in use. Allocates nothing."""
+        extent = offset_to_extent(table_offset)
+        slot = (table_offset - extent_to_offset(extent)) // SPLIT_TABLE_BYTES
+        self._free[extent] |= 1 << slot
+        if self._free[extent] == _ALL_FREE and extent != self._reserve:
+            del self._free[extent]
+            with self._journal.transaction() as tx:
+                self._pool.release(tx, extent)
