@@ -10,10 +10,12 @@ read-only views. Nothing here stores. An image is opened in one of three ways:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +44,9 @@ from pmemfs.layout.records import (
     MountState,
 )
 
+_LOCK_TRIES = 4
+_LOCK_PAUSE_S = 0.01
+
 Lock = Literal["exclusive", "shared", "none"]
 
 
@@ -49,8 +54,13 @@ def lock_image(fd: int, lock: Lock, name: str) -> None:
     """Take the image lock without waiting; raises `ImageBusyError` when it is held."""
     if lock == "none":
         return
+    operation = (fcntl.LOCK_EX if lock == "exclusive" else fcntl.LOCK_SH) | fcntl.LOCK_NB
     try:
-        fcntl.flock(fd, (fcntl.LOCK_EX if lock == "exclusive" else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        for _ in range(_LOCK_TRIES):  # an inspector's probe may hold it for microseconds
+            with contextlib.suppress(BlockingIOError):
+                return fcntl.flock(fd, operation)
+            time.sleep(_LOCK_PAUSE_S)
+        fcntl.flock(fd, operation)
     except BlockingIOError:
         raise ImageBusyError(
             f"{name} is in use: it is mounted, or another pmemfs command works on it; "

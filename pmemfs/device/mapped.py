@@ -54,7 +54,7 @@ class MappedDevice:
         self.private = private
         self._fd = os.dup(fd)
         # zeros that the operating system allocates only where they are written
-        self._backed = memoryview(np.zeros((size_bytes >> _UNIT_SHIFT) + 1, np.uint8))
+        self._backed = np.zeros((size_bytes >> _UNIT_SHIFT) + 1, np.uint8).data
         self._private_stores: list[tuple[int, int]] = []
         flags = mmap.MAP_PRIVATE | _MAP_NORESERVE if private else mmap.MAP_SHARED
         try:
@@ -121,9 +121,7 @@ class MappedDevice:
         start = unit << _UNIT_SHIFT
         if not self.private:
             try:
-                os.posix_fallocate(
-                    self._fd, start, min(1 << _UNIT_SHIFT, self.size_bytes - start)
-                )
+                os.posix_fallocate(self._fd, start, min(1 << _UNIT_SHIFT, self.size_bytes - start))
             except OSError as error:
                 raise PmemfsError(
                     error.errno or errno.ENOSPC,
@@ -163,7 +161,9 @@ class MappedDevice:
         ranges = list(self._iter_host_data(start, stop))
         if self.private:
             ranges += [
-                (max(a, start), min(b, stop)) for a, b in self._private_stores if a < stop and b > start
+                (max(a, start), min(b, stop))
+                for a, b in self._private_stores
+                if a < stop and b > start
             ]
             ranges.sort()
         reached = start

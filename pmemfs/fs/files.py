@@ -249,9 +249,7 @@ class Files:
             part = data[low - offset : high - offset]
             self._store_in_place(inode, pfn, low, part, whole, flush=flush)
 
-    def _write_mapped(
-        self, inode: Inode, offset: int, data: memoryview, runs: list[Run]
-    ) -> None:
+    def _write_mapped(self, inode: Inode, offset: int, data: memoryview, runs: list[Run]) -> None:
         """Write where all pages are there; the file may grow within them."""
         end = offset + len(data)
         grows = end > inode.size
@@ -283,9 +281,7 @@ class Files:
                 self._device.back(start, high - low)
                 store_zeros(self._device, start, high - low)
 
-    def _write_small(
-        self, inode: Inode, offset: int, data: memoryview, runs: list[Run]
-    ) -> None:
+    def _write_small(self, inode: Inode, offset: int, data: memoryview, runs: list[Run]) -> None:
         """Write a piece with pages missing: they come from the arena."""
         new_runs: list[Run] = []
         index = offset >> PAGE_SHIFT
@@ -388,7 +384,7 @@ class Files:
             if run is None:
                 return True
             index, count, pfn, whole = run
-            if whole and index < first_page or index + count <= first_page:
+            if (whole and index < first_page) or index + count <= first_page:
                 return True
             skip = max(0, first_page - index)
             freed = (index + skip, count - skip, pfn + skip, whole)
@@ -476,9 +472,7 @@ class Files:
             inode.mtime_ns = inode.ctime_ns = self._clock.now_ns()
             self._inodes.put(tx, inode)
 
-    def _punch_run(
-        self, tx: Transaction, inode: Inode, run: Run, offset: int, end: int
-    ) -> None:
+    def _punch_run(self, tx: Transaction, inode: Inode, run: Run, offset: int, end: int) -> None:
         index, count, pfn, whole = run
         low, high = pages_of(offset), end >> PAGE_SHIFT
         first, stop = max(index, low), min(index + count, high)

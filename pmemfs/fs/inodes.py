@@ -371,9 +371,7 @@ class InodeTable:
 
     def _put_chunk(self, tx: Transaction, number: int, chunk: _Chunk) -> None:
         self._note_open(number, chunk)
-        self._pool.set_chunk(
-            tx, chunk.extent, number, chunk.used, chunk.free_first, chunk.frontier
-        )
+        self._pool.set_chunk(tx, chunk.extent, number, chunk.used, chunk.free_first, chunk.frontier)
 
     def free(self, tx: Transaction, inode: Inode) -> None:
         """Free an inode without data: mode 0, first of its chunk's chain."""
@@ -422,5 +420,3 @@ class InodeTable:
 def blocks_512(inode: Inode) -> int:
     """Return what stat(2) calls ``st_blocks``: the device pages of the data, in 512 bytes."""
     return inode.pages * (PAGE_BYTES // 512)
-
-

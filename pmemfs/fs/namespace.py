@@ -140,9 +140,7 @@ class Namespace:
         tx.fresh_page(pfn)[: len(target)] = target
         inode.words = [pfn] + [0] * (MAP_WORDS - 1)
 
-    def _new_inode(
-        self, tx: Transaction, directory: Inode, mode: int, uid: int, gid: int
-    ) -> Inode:
+    def _new_inode(self, tx: Transaction, directory: Inode, mode: int, uid: int, gid: int) -> Inode:
         inode = self._inodes.allocate(tx, self._journal.sequence + 1)
         if directory.mode & stat.S_ISGID:
             gid = directory.gid
@@ -226,9 +224,7 @@ class Namespace:
         self._inodes.guard(tx, inode)
         inode.nlink = 0 if inode.is_dir else inode.nlink - 1
         inode.ctime_ns = self._clock.now_ns()
-        if inode.nlink:
-            self._inodes.put(tx, inode)
-        elif inode in self._orphans:  # it is being cut: its place on the list stays
+        if inode.nlink or inode in self._orphans:
             self._inodes.put(tx, inode)
         else:
             self._orphans.drop(tx, inode)

@@ -52,7 +52,10 @@ class Orphans:
                 raise DamagedImageError("the orphan list runs in a circle", _FIRST_OFFSET)
             self._before[ino] = before
             next_offset = self._inodes.get(ino).offset + INODE.offset_of["next"]
-            before, ino = ino, int.from_bytes(self._device.view[next_offset : next_offset + 4], "little")
+            before, ino = (
+                ino,
+                int.from_bytes(self._device.view[next_offset : next_offset + 4], "little"),
+            )
 
     def __len__(self) -> int:
         return len(self._before)

@@ -110,9 +110,7 @@ class Volume:
         self.tables: SplitTables | None = None
         if not options.read_only:
             generation = image.control()["generation"]
-            self.tables = SplitTables(
-                self.pool, self.journal, self.live, generation, self._clock
-            )
+            self.tables = SplitTables(self.pool, self.journal, self.live, generation, self._clock)
         self.data_arena = Arena(self.pool, Kind.SMALL)
         self.metadata_arena = Arena(self.pool, Kind.METADATA)
         self.inodes = InodeTable(image, self.pool)
@@ -128,9 +126,7 @@ class Volume:
             clock=self._clock,
             threshold_pages=options.threshold_pages,
         )
-        self.orphans = Orphans(
-            self.device, self.journal, self.pool, self.inodes, self._files
-        )
+        self.orphans = Orphans(self.device, self.journal, self.pool, self.inodes, self._files)
         self._directories = Directories(
             self.device, self.pool, self.metadata_arena, image.superblock["hash_seed"]
         )
@@ -312,9 +308,7 @@ class Volume:
         self._require_writable()
         return self._names.create(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), uid, gid)
 
-    def symlink(
-        self, parent: int, name: bytes, target: bytes, uid: int = 0, gid: int = 0
-    ) -> Inode:
+    def symlink(self, parent: int, name: bytes, target: bytes, uid: int = 0, gid: int = 0) -> Inode:
         """Make a symbolic link to ``target``."""
         self._require_writable()
         return self._names.symlink(parent, name, target, uid, gid)
@@ -531,6 +525,16 @@ class Volume:
         return self._files.seek(inode, offset, data=data)
 
     # -- idle work ---------------------------------------------------------------------------
+
+    @property
+    def has_idle_extents(self) -> bool:
+        """Whether `release_idle` would find an extent to give back."""
+        return (
+            self.data_arena.is_idle_empty
+            or self.metadata_arena.is_idle_empty
+            or self.pool.has_empty_open
+            or self.inodes.has_empty_chunk
+        )
 
     def release_idle(self) -> bool:
         """Give back one extent that only an idle arena or chunk keeps; tell whether there was one."""

@@ -178,9 +178,7 @@ HEAD = Record(
         Field("reserved0", "u8", "zero"),
         Field("used", "u16", "pages owned (small, metadata), or inodes in use (inodes)"),
         Field("owner", "u32", "inode number (whole), else 0"),
-        Field(
-            "index", "u32", "which 2 MiB piece of the file (whole), which inode chunk (inodes)"
-        ),
+        Field("index", "u32", "which 2 MiB piece of the file (whole), which inode chunk (inodes)"),
         Field("free_first", "u32", "first inode number of the free chain (inodes), else 0"),
         Field("frontier", "u32", "inodes of the chunk ever used; behind it all is zero (inodes)"),
         Field("reserved1", "u32", "zero"),
@@ -189,9 +187,7 @@ HEAD = Record(
         Field("generation", "u64", "mount generation that wrote table and access", "transient"),
         Field("table", "u64", "pfn of the split table << 8 | PageFlag bits", "transient"),
         Field("access_s", "u64", "last access, s since 1970", "transient"),
-        Field(
-            "wear", "u64", "lines flushed in this extent, ever; a lower bound", "transient"
-        ),
+        Field("wear", "u64", "lines flushed in this extent, ever; a lower bound", "transient"),
     ],
 )
 
@@ -201,8 +197,12 @@ PAGE_DESCRIPTOR = Record(
     "one for each page of a split extent, 512 in a split table. Never trusted after a restart, "
     "so no ABI.",
     [
-        Field("owner", "u64", "the owner word of the page; 0: not touched since the split",
-              "transient"),
+        Field(
+            "owner",
+            "u64",
+            "the owner word of the page; 0: not touched since the split",
+            "transient",
+        ),
         Field("state", "u64", "last access in s since 1970 << 8 | PageFlag bits", "transient"),
         Field("wear", "u64", "lines flushed since the split", "transient"),
         Field("reserved", "bytes:40", "zero", "transient"),
@@ -261,7 +261,11 @@ DIRECTORY_SLOT = Record(
     16,
     "one entry of a leaf; a cookie of 0 is a deleted one.",
     [
-        Field("cookie", "u64", "hash of the name in bits 8 to 62, a number to tell equals apart in 0 to 7"),
+        Field(
+            "cookie",
+            "u64",
+            "hash of the name in bits 8 to 62, a number to tell equals apart in 0 to 7",
+        ),
         Field("ino", "u32", "inode number"),
         Field("name_offset", "u16", "offset of the name in the page"),
         Field("name_bytes", "u8", "1 to 255"),

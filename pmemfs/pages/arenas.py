@@ -20,7 +20,6 @@ from pmemfs.layout.geometry import (
     extent_to_offset,
     extent_to_pfn,
     pfn_to_extent,
-    pfn_to_offset,
     pfn_to_slot,
 )
 from pmemfs.layout.records import Kind
@@ -94,7 +93,9 @@ class Arena:
         else:
             self._free_runs = self._read_free_runs(extent, tx)
             if not self._free_runs:
-                raise InvariantError(f"1: extent {extent} has free pages by its head, none by owner")
+                raise InvariantError(
+                    f"1: extent {extent} has free pages by its head, none by owner"
+                )
         self._extent = extent
         self._pool.own(extent)
 
@@ -116,9 +117,7 @@ class Arena:
 def _owner_words(first_word: int, step: int, count: int) -> bytes:
     if count == 1:
         return first_word.to_bytes(8, "little")
-    return b"".join(
-        (first_word + i * step).to_bytes(8, "little") for i in range(count)
-    )
+    return b"".join((first_word + i * step).to_bytes(8, "little") for i in range(count))
 
 
 def free_pages(pool: ExtentPool, tx: Transaction, pfn: int, count: int) -> None:
@@ -133,5 +132,3 @@ def free_pages(pool: ExtentPool, tx: Transaction, pfn: int, count: int) -> None:
     pool.set_used(tx, extent, used)
     if used == 0 and not pool.is_owned(extent):
         pool.release(tx, extent)
-
-

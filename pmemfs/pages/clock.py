@@ -6,7 +6,6 @@ import sys
 import time
 from typing import Protocol
 
-
 # Linux's CLOCK_REALTIME_COARSE (linux/time.h), which the time module does not name
 _STAMP_CLOCK = 5 if sys.platform == "linux" else time.CLOCK_REALTIME
 

@@ -86,7 +86,7 @@ class SplitTables:
         self._live = live
         self._generation = generation
         self._clock = clock
-        self._slots = TableSlots(pool, journal)
+        self._slots = TableSlots(pool, journal, generation)
         self._tables: OrderedDict[int, SplitTable] = OrderedDict()
         self._whole: OrderedDict[int, list[int]] = OrderedDict()  # extent: [access_s, lines]
         self.splits = 0
@@ -152,7 +152,7 @@ class SplitTables:
         if lines:
             after[:, 2] += np.uint64(lines)
         if not np.array_equal(before, after):
-            self._device.store(start, memoryview(after).cast("B"))
+            self._device.store(start, after.data.cast("B"))
 
     def touch_whole(self, extent: int, lines: int) -> None:
         """Note an access to a whole extent: access stamp and wear, once per second."""
@@ -295,5 +295,3 @@ class SplitTables:
         start = self._geometry.head_offset(extent) + HEAD_DURABLE_BYTES
         wear = self._device.words[(start >> 3) + 3] + more_wear
         self._device.store(start, _TRANSIENT.pack(self._generation, table, access_s, wear))
-
-

@@ -65,7 +65,7 @@ class ExtentPool:
         self._kinds = mmap.mmap(-1, n)
         self._kind_column = np.frombuffer(self._kinds, np.uint8)
         self._used_column = np.zeros(n, np.uint16)
-        self._used = memoryview(self._used_column)
+        self._used = self._used_column.data
         # used + 1 of extents that anyone may allocate pages from; 0 for all others
         self._open_columns = {kind: np.zeros(n, np.uint16) for kind in _PAGED}
         self._open_counts = dict.fromkeys(_PAGED, 0)
@@ -110,7 +110,9 @@ class ExtentPool:
         extent = self._kinds.find(_FREE_BYTE)
         while 0 <= extent < self.geometry.n_extents:
             stop = self._end_of_free_run(extent)
-            for low, high in self.device.iter_data(extent_to_offset(extent), extent_to_offset(stop)):
+            for low, high in self.device.iter_data(
+                extent_to_offset(extent), extent_to_offset(stop)
+            ):
                 for dirty in range(low // EXTENT_BYTES, -(-high // EXTENT_BYTES)):
                     if self._kinds[dirty] == Kind.FREE:
                         self._set(dirty, Kind.RETURNED, 0)
@@ -242,6 +244,11 @@ class ExtentPool:
     def is_owned(self, extent: int) -> bool:
         """Whether an arena owns the extent."""
         return extent in self._arena_owned
+
+    @property
+    def has_empty_open(self) -> bool:
+        """Whether `empty_open` would find one."""
+        return self.empty_open() is not None
 
     def empty_open(self) -> int | None:
         """Return a small or metadata extent without a used page that no arena owns."""

@@ -17,7 +17,7 @@ from pmemfs.layout.geometry import (
     extent_to_offset,
     offset_to_extent,
 )
-from pmemfs.layout.records import Kind
+from pmemfs.layout.records import HEAD, Kind
 from pmemfs.pages.extents import ExtentPool
 
 _ALL_FREE = (1 << SPLIT_TABLES_PER_EXTENT) - 1
@@ -26,11 +26,13 @@ _ALL_FREE = (1 << SPLIT_TABLES_PER_EXTENT) - 1
 class TableSlots:
     """Free slots by descriptor extent, as bit masks; the reserve is used first."""
 
-    def __init__(self, pool: ExtentPool, journal: Journal) -> None:
+    def __init__(self, pool: ExtentPool, journal: Journal, generation: int) -> None:
         self._pool = pool
         self._journal = journal
+        self._generation = generation
         self._reserve = pool.geometry.reserve_extent
         self._free = {self._reserve: _ALL_FREE}
+        self._mark_current(self._reserve)
 
     @property
     def extents(self) -> list[int]:
@@ -49,8 +51,14 @@ class TableSlots:
             if error.errno == errno.ENOSPC:
                 return None
             raise
+        self._mark_current(extent)
         self._free[extent] = _ALL_FREE
         return self._take_slot(extent, _ALL_FREE)
+
+    def _mark_current(self, extent: int) -> None:
+        """Store the mount generation in the head: of any other, the extent counts as returned."""
+        offset = self._pool.geometry.head_offset(extent) + HEAD.offset_of["generation"]
+        self._pool.device.store(offset, self._generation.to_bytes(8, "little"))
 
     def _take_slot(self, extent: int, free: int) -> int:
         lowest = free & -free

@@ -1,0 +1,97 @@
+"""Mount an image through a front end: open the volume, serve it, close it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from pmemfs.errors import PmemfsError
+from pmemfs.fs import Options, Volume
+from pmemfs.fuse.options import MountOptions
+
+log = logging.getLogger("pmemfs")
+
+FRONTENDS = ("fusepy",)
+
+
+def load_fusepy() -> Any:
+    """Import the fusepy front end; raises `PmemfsError` that says what to install."""
+    try:
+        from pmemfs.fuse.fusepy_frontend import FusepyFrontend
+    except ImportError as error:
+        raise PmemfsError(
+            errno.ENOSYS, f"the Python package fusepy is missing ({error}): pip install fusepy"
+        ) from error
+    except OSError as error:
+        raise PmemfsError(
+            errno.ENOSYS,
+            f"libfuse 2 is missing ({error}): install it (Debian, Ubuntu: apt-get install libfuse2)",
+        ) from error
+    return FusepyFrontend
+
+
+def validate_fuse_device() -> None:
+    """Raise `PmemfsError` unless this process can talk to the kernel's FUSE."""
+    if not os.path.exists("/dev/fuse"):
+        raise PmemfsError(
+            errno.ENODEV, "there is no /dev/fuse: load the kernel's module (modprobe fuse)"
+        )
+
+
+def describe_recovery(volume: Volume) -> str | None:
+    """Return one line on what was done about an image that had not been closed, or None."""
+    if volume.was_clean:
+        return None
+    parts = ["was not closed"]
+    if volume.replay is None:
+        parts.append("nothing to replay")
+    else:
+        r = volume.replay
+        parts.append(
+            f"replayed transaction {r.sequence} ({r.entries} entries, {r.stored_bytes} bytes)"
+        )
+    if len(volume.orphans):
+        parts.append(f"{len(volume.orphans)} orphans to free")
+    return "; ".join(parts)
+
+
+def serve(
+    image: str,
+    directory: str,
+    options: MountOptions,
+    on_ready: Callable[[str], None],
+) -> None:
+    """Serve an image on a directory until it is unmounted; it is closed on return.
+
+    ``on_ready`` gets one line on what recovery did, or "", once the kernel has answered.
+    """
+    frontend = load_fusepy()
+    volume = Volume.open(
+        image,
+        Options(
+            read_only=options.read_only,
+            atime="relatime" if options.relatime else "noatime",
+            threshold_pages=options.threshold_pages,
+        ),
+    )
+    recovery = describe_recovery(volume) or ""
+
+    def ready() -> None:
+        log.info("%s mounted on %s%s", image, directory, f": {recovery}" if recovery else "")
+        on_ready(recovery)
+
+    try:
+        frontend(
+            volume,
+            directory,
+            idle_s=options.idle_s,
+            options=options.fuse,
+            xattrs=options.xattrs,
+            on_ready=ready,
+        )
+    finally:
+        volume.close()
+        log.info("%s closed", image)

@@ -1,0 +1,137 @@
+"""What is mounted where: reading the kernel's table, checking a mount point, unmounting."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from pmemfs.errors import PmemfsError
+
+FILE_SYSTEM_TYPE = "fuse.pmemfs"
+_OCTAL = re.compile(r"\\([0-7]{3})")
+_MNT_DETACH = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Mount(NamedTuple):
+    """One mount of this program: the directory, and the image as it was named."""
+
+    directory: str
+    image: str
+
+
+def _unescape(text: str) -> str:
+    return (
+        _OCTAL.sub(lambda m: chr(int(m[1], 8)), text)
+        .encode("latin-1")
+        .decode("utf-8", "surrogateescape")
+    )
+
+
+def iter_mounts(table: str = "/proc/self/mountinfo") -> list[Mount]:
+    """Return the pmemfs mounts of this mount namespace, the newest last."""
+    mounts = []
+    for line in Path(table).read_text(encoding="latin-1").splitlines():
+        before, _, after = line.partition(" - ")
+        fields, rest = before.split(" "), after.split(" ")
+        if rest[0] == FILE_SYSTEM_TYPE:
+            mounts.append(Mount(_unescape(fields[4]), _unescape(rest[1])))
+    return mounts
+
+
+def find_mount(directory: str) -> Mount | None:
+    """Return the topmost pmemfs mount on a directory, also when its daemon is dead."""
+    wanted = _real_path(directory)
+    found = [mount for mount in iter_mounts() if mount.directory == wanted]
+    return found[-1] if found else None
+
+
+def _real_path(directory: str) -> str:
+    """Resolve a path without asking the last component, whose daemon may be dead."""
+    parent, name = os.path.split(os.path.abspath(directory))
+    return os.path.join(os.path.realpath(parent), name) if name else parent
+
+
+def validate_mount_point(directory: str) -> None:
+    """Raise `PmemfsError` with what to do unless a file system can be mounted there."""
+    try:
+        is_directory = os.path.isdir(directory) or not os.stat(directory)
+    except FileNotFoundError:
+        raise PmemfsError(
+            errno.ENOENT, f"there is no directory {directory}: make it first (mkdir {directory})"
+        ) from None
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise PmemfsError(
+                errno.ENOTCONN,
+                f"a dead mount is in the way on {directory} (its daemon has gone): "
+                f"remove it with pmemfs umount {directory}",
+            ) from None
+        raise PmemfsError(
+            error.errno or errno.EIO, f"cannot use {directory}: {error.strerror}"
+        ) from error
+    if not is_directory:
+        raise PmemfsError(errno.ENOTDIR, f"{directory} is not a directory")
+    if find_mount(directory) is not None:
+        raise PmemfsError(
+            errno.EBUSY, f"a pmemfs is mounted on {directory} already: pmemfs umount {directory}"
+        )
+
+
+def unmount(directory: str, *, lazy: bool = False) -> None:
+    """Unmount; raises `PmemfsError` with EBUSY and what to do when it is in use."""
+    if os.geteuid() == 0:
+        if _libc.umount2(os.fsencode(directory), _MNT_DETACH if lazy else 0) == 0:
+            return
+        code = ctypes.get_errno()
+    else:
+        code = _unmount_unprivileged(directory, lazy)
+        if not code:
+            return
+    if code == errno.EBUSY:
+        raise PmemfsError(
+            code,
+            f"{directory} is busy: a program has a file or its working directory there "
+            f"(fuser -vm {directory} names it); end it, or use --lazy",
+        )
+    raise PmemfsError(code, f"cannot unmount {directory}: {os.strerror(code)}")
+
+
+def _unmount_unprivileged(directory: str, lazy: bool) -> int:
+    program = shutil.which("fusermount3") or shutil.which("fusermount")
+    if program is None:
+        raise PmemfsError(errno.ENOSYS, "fusermount3 is missing: install the package fuse3")
+    command = [program, "-u", *(["-z"] if lazy else []), directory]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return 0
+    return errno.EBUSY if "busy" in done.stderr.lower() else errno.EPERM
+
+
+def lock_holders(image: str) -> set[int]:
+    """Return the processes that hold the lock of an image file, as far as they can be seen."""
+    try:
+        status = os.stat(image)
+        table = Path("/proc/locks").read_text(encoding="ascii")
+    except OSError:
+        return set()
+    inode = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    fields = [line.split() for line in table.splitlines()]
+    return {int(f[4]) for f in fields if len(f) > 5 and f[1] == "FLOCK" and f[5] == inode}
+
+
+def wait_for_exit(pids: set[int], timeout_s: float) -> bool:
+    """Wait until one of the processes is gone (or there was none); False on a time-out."""
+    deadline = time.monotonic() + timeout_s
+    while pids and all(os.path.exists(f"/proc/{pid}") for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True

@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fsck_image import HandImage, golden
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Iterator[HandImage]:
+    """A clean hand-built image with one of everything."""
+    hand = golden(tmp_path / "disk.img")
+    yield hand
+    hand.close()
