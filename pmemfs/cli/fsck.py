@@ -48,7 +48,7 @@ class FsckCommand(click.Command):
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
 def fsck_command(context: click.Context, image: str, as_json: bool) -> None:
-    r"""Check an image that is not mounted; never writes to it.
+    """Check an image that is not mounted; never writes to it.
 
     If the image was not closed, its last transaction is replayed in memory first. What is wrong
     is printed line by line, each with the id of the check that found it and the place on the

@@ -2,13 +2,17 @@
 
 The model: a store is pending until its 64-byte line is flushed and then fenced. Pending lines
 persist independently of each other, each as a prefix of its 8-byte words in program order. A
-discard that is not yet fenced may have landed, after any store, or not.
+discard that is not yet fenced may have landed, after any store, or not; once fenced it has, and
+what was pending in its range is gone with the host space. Nothing may be stored to a range
+between its discard and the next fence; a recording that does is refused.
 
 A crash can come anywhere, but since every pending line may persist as any prefix, the states
 before a fence include those of every earlier moment of its epoch. So each *epoch* (what lies
 between two fences) is enumerated once, at its end: all combinations where there are few, else
 none, all, each line alone, all but one, pairs, and seeded samples. Every state has an id
-``EPOCH.STRATEGY.NUMBER`` that names it again in the same recording.
+``EPOCH.STRATEGY.NUMBER`` that names it again in the same recording. Lines of ranges that are
+declared ``transient``, because nothing after a crash reads them, persist all together or not at
+all, so that they do not crowd out the others.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from dataclasses import dataclass
 
 from pmemfs.device.mapped import LINE_BYTES, WORD_BYTES
 from pmemfs.device.recording import Event
+from pmemfs.errors import InvariantError
 
 _PAGE_BYTES = 4096
 
@@ -100,6 +105,9 @@ class _Pending:
         self.discards: list[tuple[int, int]] = []
 
     def store(self, volatile: SparseImage, offset: int, data: bytes) -> None:
+        for start, length in self.discards:
+            if offset < start + length and offset + len(data) > start:
+                raise InvariantError(f"a store at {offset:#x} between a discard and its fence")
         volatile.store(offset, data)
         first = offset & ~(WORD_BYTES - 1)
         for address in range(first, offset + len(data), WORD_BYTES):
@@ -122,7 +130,16 @@ class _Pending:
         self.flushed.clear()
         for offset, length in self.discards:
             durable.punch(offset, length)
+            for line in self.lines_within(offset, offset + length):
+                del self.lines[line]
         self.discards.clear()
+
+    def lines_within(self, start: int, stop: int) -> list[int]:
+        """Return the pending lines of a range of bytes that is a multiple of lines."""
+        first, last = start // LINE_BYTES, stop // LINE_BYTES
+        if last - first < len(self.lines):
+            return [line for line in range(first, last) if line in self.lines]
+        return [line for line in self.lines if first <= line < last]
 
 
 def _apply(image: SparseImage, words: Iterable[tuple[int, bytes]]) -> None:
@@ -137,7 +154,8 @@ class CrashStates:
 
     ``exhaustive_limit`` is how many combinations an epoch may have to be enumerated whole;
     beyond it ``samples`` seeded ones follow the systematic ones, and at most ``lines_limit``
-    lines are taken alone, left out alone, and paired.
+    lines are taken alone, left out alone, and paired. ``transient`` are ``(start, stop)`` byte
+    ranges.
     """
 
     def __init__(
@@ -149,9 +167,11 @@ class CrashStates:
         samples: int = 16,
         lines_limit: int = 24,
         seed: int = 0,
+        transient: Iterable[tuple[int, int]] = (),
     ) -> None:
         self.base = base
         self.events = events
+        self.transient = list(transient)
         self.exhaustive_limit = exhaustive_limit
         self.samples = samples
         self.lines_limit = lines_limit
@@ -184,8 +204,10 @@ class CrashStates:
     def _states(
         self, epoch: int, after: int, durable: SparseImage, pending: _Pending
     ) -> Iterator[CrashState]:
-        lines = sorted(pending.lines)
-        lengths = [len(pending.lines[line]) for line in lines] + [1] * len(pending.discards)
+        noise = {k for a, b in self.transient for k in pending.lines_within(a, b)}
+        lines = sorted(pending.lines.keys() - noise)
+        lengths = [len(pending.lines[line]) for line in lines]
+        lengths += [1] * (len(pending.discards) + bool(noise))
         seen: set[tuple[int, ...]] = set()
         for name, choice in self._choices(epoch, lengths):
             if choice in seen:
@@ -194,6 +216,9 @@ class CrashStates:
             image = durable.copy()
             for line, count in zip(lines, choice):
                 _apply(image, pending.lines[line][:count])
+            if noise and choice[-1]:
+                for line in noise:
+                    _apply(image, pending.lines[line])
             for (offset, length), landed in zip(pending.discards, choice[len(lines) :]):
                 if landed:
                     image.punch(offset, length)
@@ -217,11 +242,11 @@ class CrashStates:
         if len(picked) > self.lines_limit:
             picked = sorted(rng.sample(picked, self.lines_limit))
         for i in picked:
-            yield f"alone.{i}", none[:i] + (full[i],) + none[i + 1 :]
-            yield f"without.{i}", full[:i] + (0,) + full[i + 1 :]
+            yield f"alone.{i}", (*none[:i], full[i], *none[i + 1 :])
+            yield f"without.{i}", (*full[:i], 0, *full[i + 1 :])
             if full[i] > 1:
                 part = rng.randrange(1, full[i])
-                yield f"prefix.{i}", full[:i] + (part,) + full[i + 1 :]
+                yield f"prefix.{i}", (*full[:i], part, *full[i + 1 :])
         pairs = list(itertools.combinations(picked, 2))
         for number, (i, j) in enumerate(rng.sample(pairs, min(len(pairs), self.samples))):
             yield f"pair.{number}", tuple(full[k] if k in (i, j) else 0 for k in range(len(full)))

@@ -17,6 +17,7 @@ order and count. This module does not know what the bytes mean.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -198,10 +199,8 @@ class MappedDevice:
             return
         self.words.release()
         self.view.release()
-        try:
+        with contextlib.suppress(BufferError):  # a numpy view, or a piece still in a reply
             self._map.close()
-        except BufferError:  # a numpy view or a read still in a reply; its owner drops it
-            pass
         os.close(self._fd)
         self._fd = -1
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import zlib
 from collections.abc import Callable
+from functools import partial
 
 from pmemfs.device import MappedDevice
 from pmemfs.errors import DamagedImageError, PmemfsError, no_space
@@ -398,7 +399,7 @@ class InodeTable:
             chunk = self._chunks[number]
             if number and not chunk.used:
                 self._pool.release(tx, chunk.extent)
-                tx.after.append(lambda: self._drop_chunk(number))
+                tx.after.append(partial(self._drop_chunk, number))
                 return True
         return False
 

@@ -537,7 +537,7 @@ class Volume:
         )
 
     def release_idle(self) -> bool:
-        """Give back one extent that only an idle arena or chunk keeps; tell whether there was one."""
+        """Give back one extent that only an idle arena or chunk keeps; tell if there was one."""
         for arena in (self.data_arena, self.metadata_arena):
             if arena.is_idle_empty:
                 arena.retire()

@@ -46,10 +46,7 @@ class DirectoryChecker:
                 message = f"directory {walk.ino} has more than one map word"
                 yield Finding("map-word", message, map_offset)
             yield from walk.check_word(words[0], 0, 0, map_offset)
-            entries = int(records["entries"][place])
-            if entries != walk.entries and not walk.broken:
-                message = f"directory {walk.ino} counts {entries} entries, it has {walk.entries}"
-                yield Finding("dir-entries", message, offset)
+            yield from walk.check_count(records[place], offset)
 
 
 class _DirectoryWalk:
@@ -61,6 +58,16 @@ class _DirectoryWalk:
         self.ino = ino
         self.entries = 0
         self.broken = False
+
+    def check_count(self, record: Any, offset: int) -> Iterator[Finding]:
+        """Yield a finding if the inode does not count the entries that the walk has found."""
+        entries = int(record["entries"])
+        if entries != self.entries and not self.broken:
+            message = f"directory {self.ino} counts {entries} entries, it has {self.entries}"
+            yield Finding("dir-entries", message, offset)
+        elif self.entries and not record["nlink"]:
+            message = f"directory {self.ino} has been removed, but has {self.entries} entries"
+            yield Finding("dir-entries", message, offset)
 
     def check_word(self, word: int, bits: int, path: int, offset: int) -> Iterator[Finding]:
         """Yield findings about what a directory word refers to.

@@ -32,8 +32,13 @@ _KNOWN_FLAGS = int(sum(InodeFlag))
 Columns = NDArray[Any]
 
 
-def check_fields(inodes: InodeTable, row: int, records: Columns) -> Iterator[Finding]:
-    """Yield findings about the inodes in use of one chunk."""
+def check_fields(
+    inodes: InodeTable, row: int, records: Columns, sequence: int
+) -> Iterator[Finding]:
+    """Yield findings about the inodes in use of one chunk.
+
+    ``sequence`` is the number of the last transaction that was committed.
+    """
     chunk = inodes.chunks[row]
     types = inodes.type[inodes.rows_of(row)]
     used = types != 0
@@ -44,6 +49,8 @@ def check_fields(inodes: InodeTable, row: int, records: Columns) -> Iterator[Fin
     yield from _each(chunk, "inode-size", wrong, "has an impossible size")
     wrong = used & _has_strays(types, records)
     yield from _each(chunk, "inode-fields", wrong, "has fields set that its type does not use")
+    wrong = used & (records["generation"] > np.uint64(sequence))
+    yield from _each(chunk, "inode-fields", wrong, "was made by a transaction that never was")
     unlisted = used & ~inodes.listed[inodes.rows_of(row)]
     wrong = unlisted & (records["nlink"] != 0) & (records["next"] != 0)
     text = "names a next inode, but is neither free nor on the orphan list"

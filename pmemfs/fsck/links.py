@@ -45,6 +45,7 @@ def check_directory_links(inodes: InodeTable) -> Iterator[Finding]:
     children = np.bincount(parents[parents >= 0], minlength=len(inodes.type))
     nlink = inodes.nlink[directories]
     orphan = (nlink == 0) & (inodes.links[directories] == 0)
+    orphan &= directories != inodes.slot(ROOT_INO)
     wrong = ~orphan & (nlink != 2 + children[directories])
     for slot in directories[wrong].tolist():
         ino, count = inodes.ino(slot), int(inodes.nlink[slot])

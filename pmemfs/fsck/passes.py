@@ -39,7 +39,7 @@ from pmemfs.fsck.trees import check_trees
 from pmemfs.fsck.xattrs import check_xattrs
 from pmemfs.image import Image
 from pmemfs.layout.geometry import PAGES_PER_EXTENT
-from pmemfs.layout.records import Kind, MountState
+from pmemfs.layout.records import NOTHING_TO_REPLAY, Kind, MountState
 
 Progress = Callable[[str, int, int], None]
 
@@ -123,7 +123,8 @@ class _Check:
         records = chunk.read(self.image)
         types = self.inodes.type[self.inodes.rows_of(row)]
         totals = MapTotals.empty(len(records))
-        yield from check_fields(self.inodes, row, records)
+        sequence = self.image.control()["committed"] & ~NOTHING_TO_REPLAY
+        yield from check_fields(self.inodes, row, records, sequence)
         yield from check_runs(maps, chunk, types, records, totals)
         yield from check_trees(maps, chunk, types, records, totals)
         yield from check_symlinks(self.owners, chunk, types, records)

@@ -121,7 +121,7 @@ def _await_report(read_end: int, pid: int, log_path: Path) -> str:
         _, status = os.waitpid(pid, 0)
         raise PmemfsError(
             5,
-            f"the daemon ended at once (status {os.waitstatus_to_exitcode(status)}); see {log_path}",
+            f"the daemon ended with status {os.waitstatus_to_exitcode(status)}; see {log_path}",
         )
     message = json.loads(line)
     if "error" in message:

@@ -36,8 +36,13 @@ from pmemfs.reclaim import Reclaimer
 
 log = logging.getLogger("pmemfs.fuse")
 
-_OPERATIONS = ["getattr", "readlink", "mknod", "mkdir", "unlink", "rmdir", "symlink", "rename", "link", "chmod", "chown", "truncate", "open", "read", "write", "statfs", "release", "fsync", "opendir", "readdir", "releasedir", "fsyncdir", "init", "create", "utimens"]
-_XATTR_OPERATIONS = ["setxattr", "getxattr", "listxattr", "removexattr"]
+# the callbacks libfuse gets; without flush and access the kernel stops asking
+_OPERATIONS = (
+    *("getattr", "readlink", "mknod", "mkdir", "unlink", "rmdir", "symlink", "rename", "link"),
+    *("chmod", "chown", "truncate", "open", "read", "write", "statfs", "release", "fsync"),
+    *("opendir", "readdir", "releasedir", "fsyncdir", "init", "create", "utimens"),
+)
+_XATTR_OPERATIONS = ("setxattr", "getxattr", "listxattr", "removexattr")
 _FLAGS = ("flag_nullpath_ok", "flag_nopath", "flag_utime_omit_ok")
 
 _HIDDEN = re.compile(rb"\.fuse_hidden[0-9a-f]{16}")
@@ -76,7 +81,7 @@ class FusepyFrontend(fuse.FUSE):
         self._stop = threading.Event()
         self._timer = threading.Thread(target=self._run_idle_work, name="idle", daemon=True)
         self._hidden: dict[bytes, int] = {}
-        names = _OPERATIONS + (_XATTR_OPERATIONS if xattrs else [])
+        names = _OPERATIONS + (_XATTR_OPERATIONS if xattrs else ())
         implemented = SimpleNamespace(use_ns=True, **dict.fromkeys((*names, *_FLAGS), 1))
         text = os.fsencode(directory).decode(_LATIN)
         try:

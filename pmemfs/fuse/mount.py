@@ -28,7 +28,7 @@ def load_fusepy() -> Any:
     except OSError as error:
         raise PmemfsError(
             errno.ENOSYS,
-            f"libfuse 2 is missing ({error}): install it (Debian, Ubuntu: apt-get install libfuse2)",
+            f"libfuse 2 is missing ({error}): install it (Debian: apt-get install libfuse2)",
         ) from error
     return FusepyFrontend
 

@@ -37,6 +37,17 @@ def render(text: str) -> str:
     return _BLOCK.sub(lambda m: f"<!-- {m[1]} -->\n{generated(m[1])}\n<!-- end -->", text)
 
 
+def main(arguments: list[str]) -> int:
+    """Bring FORMAT.md up to date, or with ``--check`` only tell whether it is; exit status."""
+    text = FORMAT_PATH.read_text(encoding="utf-8")
+    is_current = render(text) == text
+    if "--check" in arguments:
+        if not is_current:
+            sys.stderr.write("FORMAT.md is not up to date: python -m pmemfs.layout.document\n")
+        return 0 if is_current else 1
+    FORMAT_PATH.write_text(render(text), encoding="utf-8")
+    return 0
+
+
 if __name__ == "__main__":
-    FORMAT_PATH.write_text(render(FORMAT_PATH.read_text()))
-    sys.stdout.write(f"{FORMAT_PATH.name} is up to date\n")
+    sys.exit(main(sys.argv[1:]))

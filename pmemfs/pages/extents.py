@@ -176,7 +176,7 @@ class ExtentPool:
         raise no_space()
 
     def release(self, tx: Transaction, extent: int) -> None:
-        """Give an extent back; it is RETURNED, and can be taken, once the transaction is durable."""
+        """Give an extent back: RETURNED, and to be taken, once the transaction is durable."""
         if extent < self.geometry.fixed_extents:
             raise InvariantError(f"4: extent {extent} is fixed and cannot be released")
         tx.undo.append(lambda: self._reload(extent))

@@ -1,0 +1,37 @@
+# make help lists what there is. Everything runs in .venv, which scripts/setup.sh makes.
+SHELL := /bin/bash
+PY := .venv/bin/python
+WORKERS ?= 2
+
+.PHONY: help setup demo test test-slow check format clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## Make .venv and install what is missing
+	@scripts/setup.sh
+
+demo: setup  ## Show the main things on a real mount, step by step
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" scripts/demo.sh
+
+test: setup  ## Run the tests (minutes; mounts included)
+	$(PY) -m pytest -n $(WORKERS)
+
+test-slow: setup  ## Run also the tests that take longer
+	$(PY) -m pytest -n $(WORKERS) -m "slow or not slow"
+
+check: setup  ## Check format, lint, types and layers
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(PY) -m pmemfs.layout.document --check
+
+format:  ## Format the code and bring FORMAT.md up to date
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+	$(PY) -m pmemfs.layout.document
+
+clean:  ## Remove .venv and caches
+	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
