@@ -28,8 +28,10 @@ from pmemfs.errors import DamagedImageError, ImageBusyError, PmemfsError
 from pmemfs.layout import records
 from pmemfs.layout.geometry import (
     CONTROL_OFFSET,
+    EXTENT_BYTES,
     HEAD_BYTES,
     HEAD_TABLE_OFFSET,
+    MAX_DEVICE_BYTES,
     MIN_DEVICE_BYTES,
     PAGE_BYTES,
     SUPERBLOCK_OFFSET,
@@ -194,9 +196,10 @@ class Image:
             return f"features this program does not know ({unknown:#x}); use a newer pmemfs"
         if fields["page_bytes"] != PAGE_BYTES:
             return f"pages of {fields['page_bytes']} bytes"
-        geometry = Geometry.of_size(max(fields["device_bytes"], MIN_DEVICE_BYTES))
-        if geometry.device_bytes != fields["device_bytes"]:
-            return f"impossible device size {fields['device_bytes']}"
+        device_bytes = fields["device_bytes"]
+        if not MIN_DEVICE_BYTES <= device_bytes < MAX_DEVICE_BYTES or device_bytes % EXTENT_BYTES:
+            return f"impossible device size {device_bytes}"
+        geometry = Geometry.of_size(device_bytes)
         if geometry.n_extents != fields["n_extents"]:
             return f"{fields['n_extents']} extents do not make {fields['device_bytes']} bytes"
         if fields["device_bytes"] > file_bytes:

@@ -197,9 +197,9 @@ class MappedDevice:
         """Unmap. Views handed out keep the mapping alive until they are dropped."""
         if self._fd < 0:
             return
-        self.words.release()
-        self.view.release()
         with contextlib.suppress(BufferError):  # a numpy view, or a piece still in a reply
+            self.words.release()
+            self.view.release()
             self._map.close()
         os.close(self._fd)
         self._fd = -1

@@ -273,13 +273,18 @@ class Files:
         if new_end <= size:
             return
         stop = min(pages_of(new_end), ((size >> PAGE_SHIFT) | (PAGES_PER_EXTENT - 1)) + 1)
-        for index, count, pfn, _ in self._maps.iter_runs(inode, size >> PAGE_SHIFT, stop):
+        for index, count, pfn, whole in self._maps.iter_runs(inode, size >> PAGE_SHIFT, stop):
             low = max(size, index << PAGE_SHIFT)
             high = min(new_end, (index + count) << PAGE_SHIFT)
+            if low >= high:
+                continue
             start = pfn_to_offset(pfn) + low - (index << PAGE_SHIFT)
-            if low < high and self._device.view[start : start + high - low] != _ZEROS[: high - low]:
+            if self._device.view[start : start + high - low] != _ZEROS[: high - low]:
                 self._device.back(start, high - low)
                 store_zeros(self._device, start, high - low)
+            elif not whole:
+                # zeros that were written while the file was longer, and perhaps never flushed
+                self._device.flush(start, high - low)
 
     def _write_small(self, inode: Inode, offset: int, data: memoryview, runs: list[Run]) -> None:
         """Write a piece with pages missing: they come from the arena."""
@@ -329,7 +334,10 @@ class Files:
         with self._journal.transaction() as tx:
             self._inodes.guard(tx, inode)
             extent = self._pool.take(tx, Kind.WHOLE, inode.ino, piece)
+            if piece_of(inode.size >> PAGE_SHIFT) != piece:
+                self._expose(inode, offset)
             base = extent_to_offset(extent)
+            self._expose(inode, min(offset, first << PAGE_SHIFT))
             lines = self._copy_into(inode, base, first, old, offset)
             start = base + (offset & (EXTENT_BYTES - 1))
             self._device.store(start, data)

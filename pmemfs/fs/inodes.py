@@ -6,8 +6,9 @@ arithmetic. A chunk without an inode in use is released in idle time, except chu
 
 Invariants: what stands in an `Inode` object agrees with the device after every commit; `put`
 writes the whole sealed record into the transaction; an aborted transaction decodes it again. An
-object is only dropped from the cache between operations and while nothing holds it, so an inode
-has one object at a time.
+object is only dropped from the cache between operations, so an inode has one object at a time.
+``holds`` counts what keeps inodes alive without a name, apart from the cache: what the kernel
+remembers by the million must not keep as many objects.
 """
 
 from __future__ import annotations
@@ -47,8 +48,7 @@ _MAX_WHOLE_RUN = MAX_RUN_PAGES & ~511
 class Inode:
     """One inode in memory. Public to callers as a read-only snapshot of its attributes.
 
-    ``holds`` counts what keeps an unlinked inode alive; ``dirty`` are small extents that hold
-    stores not yet flushed. ``runs`` is the list of runs of a map of kind RUNS, else None.
+    ``dirty`` are small extents that hold stores of it not yet flushed. ``runs`` is the list of runs of a map of kind RUNS, else None.
     """
 
     __slots__ = (
@@ -60,7 +60,6 @@ class Inode:
         "flags",
         "generation",
         "gid",
-        "holds",
         "ino",
         "map_height",
         "map_kind",
@@ -104,7 +103,6 @@ class Inode:
     def __init__(self, ino: int, offset: int) -> None:
         self.ino = ino
         self.offset = offset
-        self.holds = 0
         self.dirty: set[int] = set()
 
     @property
@@ -242,6 +240,7 @@ class InodeTable:
         self._open_chunks: set[int] = set()
         self._current = 0
         self._cache: dict[int, Inode] = {}
+        self.holds: dict[int, int] = {}
         self.in_use = 0
         for chunk, extent in image.chunk_extents().items():
             self._load_chunk(chunk, extent)
@@ -293,7 +292,7 @@ class InodeTable:
             raise DamagedImageError(f"inode {inode.ino} has a map of impossible height", offset)
 
     def trim(self, is_dirty: Callable[[int], bool]) -> None:
-        """Drop the oldest cached inodes that nothing holds, down to half the limit.
+        """Drop the oldest cached inodes, down to half the limit.
 
         ``is_dirty`` tells whether an extent still has pages to flush. Only between operations:
         an operation relies on one object per inode.
@@ -302,7 +301,7 @@ class InodeTable:
             return
         surplus = len(self._cache) - _CACHE_LIMIT // 2
         for ino, inode in list(self._cache.items()):
-            if not inode.holds and not any(is_dirty(extent) for extent in inode.dirty):
+            if not any(is_dirty(extent) for extent in inode.dirty):
                 del self._cache[ino]
                 surplus -= 1
                 if not surplus:

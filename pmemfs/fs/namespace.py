@@ -190,6 +190,7 @@ class Namespace:
         inode = self._inodes.get(self._find(directory, name).ino)
         if inode.is_dir:
             raise PmemfsError(errno.EISDIR, "a directory: use rmdir")
+        self._finish_cut(inode)
         with self._journal.transaction() as tx:
             self._remove(tx, directory, name, inode)
 
@@ -220,6 +221,11 @@ class Namespace:
         self._inodes.put(tx, directory)
         self._drop_link(tx, inode)
 
+    def _finish_cut(self, inode: Inode) -> None:
+        """Finish a truncation before a held file may lose its name; see `Orphans.cut`."""
+        if inode.holds and inode.nlink == 1 and inode in self._orphans:
+            self._orphans.finish(inode)
+
     def _drop_link(self, tx: Transaction, inode: Inode) -> None:
         self._inodes.guard(tx, inode)
         inode.nlink = 0 if inode.is_dir else inode.nlink - 1
@@ -239,7 +245,7 @@ class Namespace:
         Raises EEXIST (NOREPLACE), ENOENT (EXCHANGE without a target), EINVAL (a directory into
         itself, unknown flags), EISDIR, ENOTDIR, ENOTEMPTY, ENOSPC.
         """
-        if flags & ~(RenameFlag.NOREPLACE | RenameFlag.EXCHANGE) or flags == 3:
+        if flags not in (0, RenameFlag.NOREPLACE, RenameFlag.EXCHANGE):
             raise PmemfsError(errno.EINVAL, "these rename flags are not supported")
         old_dir, new_dir = self.directory(parent), self.directory(new_parent)
         validate_name(new_name)
@@ -248,6 +254,8 @@ class Namespace:
         inode = self._inodes.get(self._find(old_dir, name).ino)
         found = self._directories.find(new_dir, new_name)
         target = self._inodes.get(found.ino) if found else None
+        if target is not None and flags & RenameFlag.NOREPLACE:
+            raise PmemfsError(errno.EEXIST, "the new name exists")
         if inode.is_dir:
             self._require_outside(inode, new_dir)
         if flags & RenameFlag.EXCHANGE:
@@ -263,7 +271,8 @@ class Namespace:
         if not new_dir.nlink:
             raise PmemfsError(errno.ENOENT, "the directory has been removed")
         if target is not None:
-            self._require_replaceable(inode, target, flags)
+            self._require_replaceable(inode, target)
+            self._finish_cut(target)
         self._move(old_dir, name, inode, new_dir, new_name, found, target)
 
     def _require_outside(self, inode: Inode, directory: Inode) -> None:
@@ -277,9 +286,7 @@ class Namespace:
         if inode.ino == ROOT_INO:
             raise PmemfsError(errno.EBUSY, "cannot move the root")
 
-    def _require_replaceable(self, inode: Inode, target: Inode, flags: int) -> None:
-        if flags & RenameFlag.NOREPLACE:
-            raise PmemfsError(errno.EEXIST, "the new name exists")
+    def _require_replaceable(self, inode: Inode, target: Inode) -> None:
         if inode.is_dir:
             self._require_empty(target)
         elif target.is_dir:

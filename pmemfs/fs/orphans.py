@@ -100,15 +100,21 @@ class Orphans:
 
         Frees it if nothing holds it and that fits in; else it goes on the list.
         """
-        if inode.holds or not self._free_content(tx, inode):
+        if inode.ino in self._inodes.holds or not self._free_content(tx, inode):
             self.add(tx, inode)
         else:
             self._inodes.free(tx, inode)
 
-    def cut(self, tx: Transaction, inode: Inode) -> None:
-        """Free what lies behind the new size of a file, or put it on the list for that."""
-        if not self._files.free_from(tx, inode, pages_of(inode.size)):
-            self.add(tx, inode)
+    def cut(self, tx: Transaction, inode: Inode) -> bool:
+        """Free what lies behind the new size of a file, or put it on the list for that.
+
+        Tell whether all is gone. What is left of a file without a name must be cut by `trim`
+        before the file grows again: its place on the list stands for all of it.
+        """
+        if self._files.free_from(tx, inode, pages_of(inode.size)):
+            return True
+        self.add(tx, inode)
+        return False
 
     def _free_content(self, tx: Transaction, inode: Inode) -> bool:
         """Free data and metadata pages of a nameless inode; tell whether all are gone."""
@@ -124,7 +130,7 @@ class Orphans:
         """Return an inode that `work` can go on with, or None."""
         for ino in self._before:
             inode = self._inodes.get(ino)
-            if inode.nlink or not inode.holds:
+            if inode.nlink or ino not in self._inodes.holds:
                 return inode
         return None
 
@@ -147,3 +153,12 @@ class Orphans:
         """Work until the inode is off the list."""
         while inode in self:
             self.work(inode)
+
+    def trim(self, inode: Inode) -> None:
+        """Free all that lies behind the size of a file; it stays on the list or off it."""
+        done = False
+        while not done:
+            with self._journal.transaction() as tx:
+                self._inodes.guard(tx, inode)
+                done = self._files.free_from(tx, inode, pages_of(inode.size))
+                self._inodes.put(tx, inode)

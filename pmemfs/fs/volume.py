@@ -214,6 +214,7 @@ class Volume:
         while self.release_idle():
             pass
         self.pool.discard_returned(_DISCARD_AT_CLOSE)
+        self.pool.discard_suspects()
         self.journal.retire()
         self.device.fence()
         self.device.publish(CONTROL_OFFSET + CONTROL.offset_of["state"], MountState.CLEAN)
@@ -283,14 +284,21 @@ class Volume:
 
     def hold(self, ino: int, count: int = 1) -> None:
         """Keep an inode alive, even without a name, until as many `release`."""
-        self.inodes.get(ino).holds += count
+        holds = self.inodes.holds
+        holds[ino] = holds.get(ino, 0) + count
 
     def release(self, ino: int, count: int = 1) -> None:
         """Let go of an inode; without a name and the last hold, its space is freed."""
-        inode = self.inodes.get(ino)
-        inode.holds -= count
-        if not inode.holds and not inode.nlink and inode in self.orphans:
-            self.orphans.work(inode)
+        holds = self.inodes.holds
+        left = holds[ino] - count
+        if left > 0:
+            holds[ino] = left
+            return
+        del holds[ino]
+        if self.orphans:
+            inode = self.inodes.get(ino)
+            if not inode.nlink and inode in self.orphans:
+                self.orphans.work(inode)
 
     # -- names -------------------------------------------------------------------------------
 
@@ -395,8 +403,10 @@ class Volume:
             self.inodes.guard(tx, inode)
             inode.size = size
             inode.mtime_ns = inode.ctime_ns = self._clock.now_ns()
-            self.orphans.cut(tx, inode)
+            done = self.orphans.cut(tx, inode)
             self.inodes.put(tx, inode)
+        if not done and not inode.nlink:
+            self.orphans.trim(inode)
 
     @staticmethod
     def _require_file(inode: Inode) -> None:

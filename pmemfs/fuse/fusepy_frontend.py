@@ -244,7 +244,7 @@ class FusepyFrontend(fuse.FUSE):
         hidden = _split(new)[1]
         if _HIDDEN.fullmatch(hidden):
             inode = self._volume.resolve(old)
-            if inode.holds and not inode.is_dir:
+            if inode.ino in self._volume.inodes.holds and not inode.is_dir:
                 self._volume.unlink(*self._parent(old))
                 self._hidden[hidden] = inode.ino
                 return

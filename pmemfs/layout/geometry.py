@@ -35,6 +35,7 @@ INODE_CHUNK_SHIFT = 13
 
 MIN_DEVICE_BYTES = 64 * MIB
 MAX_PFN_BITS = 40
+MAX_DEVICE_BYTES = 1 << (MAX_PFN_BITS + PAGE_SHIFT)
 MAX_FILE_BYTES = 1 << 44
 MAX_FILE_PAGES = MAX_FILE_BYTES // PAGE_BYTES
 NAME_MAX = 255
@@ -68,7 +69,7 @@ class Geometry:
                 f"{format_size(size_bytes)} is too small: an image needs at least "
                 f"{format_size(MIN_DEVICE_BYTES)}",
             )
-        if size_bytes >= 1 << (MAX_PFN_BITS + PAGE_SHIFT):
+        if size_bytes >= MAX_DEVICE_BYTES:
             raise PmemfsError(errno.EFBIG, f"{format_size(size_bytes)} is beyond the format")
         return cls(size_bytes // EXTENT_BYTES)
 

@@ -14,12 +14,12 @@ import numpy as np
 
 from pmemfs.errors import InvariantError
 
-_CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i64": "q"}
+_CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i32": "i", "i64": "q"}
 
 
 @dataclass(frozen=True)
 class Field:
-    """One field: ``type`` is u8, u16, u32, u64, i64 or ``bytes:N``; ``count`` makes an array.
+    """One field: ``type`` is u8, u16, u32, u64, i32, i64 or ``bytes:N``; ``count`` makes an array.
 
     ``written`` says how it changes: ``once`` at mkfs, ``journal`` by transactions only,
     ``publish`` as an atomic word that commits something, ``transient`` unordered and believed

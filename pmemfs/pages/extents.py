@@ -70,6 +70,7 @@ class ExtentPool:
         self._open_columns = {kind: np.zeros(n, np.uint16) for kind in _PAGED}
         self._open_counts = dict.fromkeys(_PAGED, 0)
         self._arena_owned: set[int] = set()
+        self._suspects: set[int] = set()  # FREE on the device, but may not read as zeros
         self.counts = [0] * len(Kind)
         self.free_small_pages = 0
         self._frontier = 0
@@ -115,6 +116,7 @@ class ExtentPool:
             ):
                 for dirty in range(low // EXTENT_BYTES, -(-high // EXTENT_BYTES)):
                     if self._kinds[dirty] == Kind.FREE:
+                        self._suspects.add(dirty)
                         self._set(dirty, Kind.RETURNED, 0)
                         found += 1
             extent = self._kinds.find(_FREE_BYTE, stop)
@@ -223,6 +225,17 @@ class ExtentPool:
                 self._set(extent, Kind.FREE, 0)
         return len(batch)
 
+    def discard_suspects(self) -> None:
+        """Discard what is FREE on the device but may hold data: the next mount trusts it.
+
+        Durable after the next fence.
+        """
+        for extent in self._suspects:
+            if self._kinds[extent] == Kind.RETURNED:
+                self.device.discard(extent_to_offset(extent), EXTENT_BYTES)
+                self._set(extent, Kind.FREE, 0)
+        self._suspects.clear()
+
     # -- extents that pages are allocated from -----------------------------------------------
 
     def fullest_open(self, kind: Kind) -> int | None:
@@ -294,4 +307,5 @@ class ExtentPool:
             kind = Kind.RETURNED
         if kind == Kind.FREE and self._kinds[extent] != Kind.FREE:
             kind = Kind.RETURNED  # the aborted operation may have stored into it
+            self._suspects.add(extent)
         self._set(extent, kind, used)

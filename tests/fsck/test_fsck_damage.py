@@ -311,6 +311,16 @@ def used_inode_with_next(image: HandImage) -> None:
     image.patch_inode(fi.FILE, next=fi.BIG)
 
 
+@damages("inode-fields")
+def inode_of_a_future_transaction(image: HandImage) -> None:
+    image.patch_inode(fi.FILE, generation=6)
+
+
+@damages("inode-pages")
+def symlink_with_pages(image: HandImage) -> None:
+    image.patch_inode(fi.LONG_LINK, pages=1)
+
+
 @damages("inode-pages")
 def pages_miscounted(image: HandImage) -> None:
     image.patch_inode(fi.FILE, pages=4)
@@ -654,6 +664,17 @@ def entries_miscounted(image: HandImage) -> None:
     image.patch_inode(fi.DIR, entries=2)
 
 
+@damages("dir-entries")
+def removed_directory_with_an_entry(image: HandImage) -> None:
+    fields = {"map_kind": MapKind.DIRECTORY, "nlink": 0, "entries": 1, "parent": fi.ROOT}
+    image.add_inode(fi.FREED_B, stat.S_IFDIR, **fields, map=[fi.FREE_META_PFN])
+    image.patch_head(fi.INODES, used=11, free_first=fi.FREED_A)
+    image.patch_inode(fi.ORPHAN, next=fi.FREED_B)
+    image.own(fi.FREE_META_PFN, owner_word(fi.FREED_B, Role.DIRECTORY_LEAF))
+    image.set_page(fi.FREE_META_PFN, leaf_page(fi.FREED_B, [(b"f", fi.FIFO, stat.S_IFIFO)]))
+    image.patch_inode(fi.FIFO, nlink=5)
+
+
 @damages("dir-target")
 def name_of_no_inode(image: HandImage) -> None:
     image.patch_slot(fi.DIR_LEAF, 0, ino=4000)
@@ -680,6 +701,11 @@ def name_for_the_root(image: HandImage) -> None:
 @damages("dir-nlink")
 def directory_link_count(image: HandImage) -> None:
     image.patch_inode(fi.ROOT, nlink=3)
+
+
+@damages("dir-nlink")
+def root_with_one_link(image: HandImage) -> None:
+    image.patch_inode(fi.ROOT, nlink=1)
 
 
 @damages("dir-parent")
