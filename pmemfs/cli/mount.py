@@ -63,19 +63,23 @@ def mount_command(
     mounts.validate_mount_point(directory)
     validate_after_reboot(image)
     validate_fuse_device()
-    load_fusepy()
+    if frontend == "fusepy":
+        options.for_libfuse()
+        load_fusepy()
     if foreground:
         daemon.log_to_stderr()
-        serve(image, directory, options, lambda recovery: _tell(image, recovery))
+        serve(image, directory, options, frontend, lambda recovery: _tell(image, recovery))
         return
     log_path = log_path.absolute() if log_path else daemon.default_log_path(image)
-    recovery = _start(image, directory, options, log_path)
+    recovery = _start(image, directory, options, frontend, log_path)
     _tell(image, recovery)
     click.echo(f"{image} is mounted on {directory}; log: {log_path}")
 
 
-def _start(image: str, directory: str, options: MountOptions, log_path: Path) -> str:
-    recovery = daemon.start(lambda ready: serve(image, directory, options, ready), log_path)
+def _start(image: str, directory: str, options: MountOptions, frontend: str, log_path: Path) -> str:
+    recovery = daemon.start(
+        lambda ready: serve(image, directory, options, frontend, ready), log_path
+    )
     os.statvfs(directory)  # answered by the daemon: from here on the file system is there
     return recovery
 

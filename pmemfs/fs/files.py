@@ -89,6 +89,7 @@ class Files:
         self._maps = maps
         self._clock = clock
         self._threshold_pages = threshold_pages
+        self._now_ns: int | None = None  # what the running write stamps, if it does
 
     # -- read --------------------------------------------------------------------------------
 
@@ -127,13 +128,14 @@ class Files:
 
     # -- write -------------------------------------------------------------------------------
 
-    def write(self, inode: Inode, offset: int, data: Buffer) -> int:
+    def write(self, inode: Inode, offset: int, data: Buffer, *, stamp: bool = True) -> int:
         """Write at ``offset``; return how many bytes were written.
 
         Fewer than all only when space ran out or the largest size is reached. Raises ENOSPC or
         EFBIG when nothing could be written. Durable as this module's opening says.
         """
         view = memoryview(data).cast("B")
+        self._now_ns = self._clock.now_ns() if stamp else None
         if offset + len(view) > MAX_FILE_BYTES:
             if offset >= MAX_FILE_BYTES:
                 raise PmemfsError(errno.EFBIG, "a file cannot be larger than 16 TiB")
@@ -200,8 +202,8 @@ class Files:
 
     def _stamp(self, inode: Inode) -> None:
         """Stamp an overwrite; nothing is stored while the coarse clock stands still."""
-        now = self._clock.now_ns()
-        if inode.mtime_ns != now or inode.ctime_ns != now:
+        now = self._now_ns
+        if now is not None and (inode.mtime_ns != now or inode.ctime_ns != now):
             with self._journal.transaction() as tx:
                 self._inodes.guard(tx, inode)
                 inode.mtime_ns = inode.ctime_ns = now
@@ -264,7 +266,8 @@ class Files:
     def _change_size(self, tx: Transaction, inode: Inode, size: int) -> None:
         self._inodes.guard(tx, inode)
         inode.size = size
-        inode.mtime_ns = inode.ctime_ns = self._clock.now_ns()
+        if self._now_ns is not None:
+            inode.mtime_ns = inode.ctime_ns = self._now_ns
         self._inodes.put(tx, inode)
 
     def _expose(self, inode: Inode, new_end: int) -> None:
@@ -426,6 +429,7 @@ class Files:
 
     def grow(self, inode: Inode, size: int) -> None:
         """Make a file longer; what is added reads as zeros. Durable on return."""
+        self._now_ns = self._clock.now_ns()
         self._expose(inode, size)
         with self._journal.transaction() as tx:
             self._change_size(tx, inode, size)
@@ -437,6 +441,7 @@ class Files:
 
         Piece by piece; raises ENOSPC with the pieces done so far in place and in the size.
         """
+        self._now_ns = self._clock.now_ns()
         end = offset + length
         while offset < end:
             stop = min(end, (offset | (EXTENT_BYTES - 1)) + 1)

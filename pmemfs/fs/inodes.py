@@ -48,7 +48,8 @@ _MAX_WHOLE_RUN = MAX_RUN_PAGES & ~511
 class Inode:
     """One inode in memory. Public to callers as a read-only snapshot of its attributes.
 
-    ``dirty`` are small extents that hold stores of it not yet flushed. ``runs`` is the list of runs of a map of kind RUNS, else None.
+    ``dirty`` are small extents that hold stores of it not yet flushed. ``runs`` is the list of
+    runs of a map of kind RUNS, else None.
     """
 
     __slots__ = (

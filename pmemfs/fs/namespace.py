@@ -223,7 +223,7 @@ class Namespace:
 
     def _finish_cut(self, inode: Inode) -> None:
         """Finish a truncation before a held file may lose its name; see `Orphans.cut`."""
-        if inode.holds and inode.nlink == 1 and inode in self._orphans:
+        if inode.nlink == 1 and inode in self._orphans and inode.ino in self._inodes.holds:
             self._orphans.finish(inode)
 
     def _drop_link(self, tx: Transaction, inode: Inode) -> None:

@@ -56,6 +56,7 @@ __all__ = ["ROOT_INO", "Options", "Statfs", "Volume"]
 FALLOC_KEEP_SIZE = 1
 FALLOC_PUNCH_HOLE = 2
 _DISCARD_AT_CLOSE = 1024
+_CAPABILITY = b"security.capability"
 _DAY_NS = 24 * 3600 * 10**9
 
 
@@ -368,27 +369,56 @@ class Volume:
         size: int | None = None,
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
+        ctime_ns: int | None = None,
+        drop_privileges: bool = False,
     ) -> Inode:
-        """Change what is given; permissions only of ``mode``. A new owner clears set-id bits."""
+        """Change what is given; permissions only of ``mode``. A new owner clears set-id bits.
+
+        ``drop_privileges`` clears them, and file capabilities, for another reason.
+        """
         self._require_writable()
         inode = self.inodes.get(ino)
+        if drop_privileges or uid is not None or gid is not None:
+            self.drop_privileges(ino)
         if size is not None:
             self._set_size(inode, size)
-        if (mode, uid, gid, atime_ns, mtime_ns) == (None,) * 5:
+        if (mode, uid, gid, atime_ns, mtime_ns, ctime_ns) == (None,) * 6:
             return inode
         with self.journal.transaction() as tx:
             self.inodes.guard(tx, inode)
-            if uid is not None or gid is not None:
-                _change_owner(inode, uid, gid)
+            if uid is not None:
+                inode.uid = uid
+            if gid is not None:
+                inode.gid = gid
             if mode is not None:
                 inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
             if atime_ns is not None:
                 inode.atime_ns = atime_ns
             if mtime_ns is not None:
                 inode.mtime_ns = mtime_ns
-            inode.ctime_ns = self._clock.now_ns()
+            inode.ctime_ns = self._clock.now_ns() if ctime_ns is None else ctime_ns
             self.inodes.put(tx, inode)
         return inode
+
+    def drop_privileges(self, ino: int, *, set_id: bool = True) -> None:
+        """Take set-id bits (unless told not to) and file capabilities from a file that has them.
+
+        As Linux does when a file is written, cut or given away: set-group-id only goes where the
+        group may execute.
+        """
+        inode = self.inodes.get(ino)
+        if not inode.is_file:
+            return
+        mode = without_set_id(inode.mode) if set_id else inode.mode
+        has_capability = bool(inode.xattr) and _CAPABILITY in self._xattrs.read(inode)
+        if mode == inode.mode and not has_capability:
+            return
+        with self.journal.transaction() as tx:
+            self.inodes.guard(tx, inode)
+            inode.mode = mode
+            if has_capability:
+                self._xattrs.remove(tx, inode, _CAPABILITY)
+            self.inodes.put(tx, inode)
 
     def _set_size(self, inode: Inode, size: int) -> None:
         self._require_file(inode)
@@ -467,19 +497,22 @@ class Volume:
             inode.atime_ns = now
             self.inodes.put(tx, inode)
 
-    def write(self, ino: int, offset: int, data: Buffer) -> int:
-        """Write file bytes; return how many were written. See `Files.write`."""
+    def write(self, ino: int, offset: int, data: Buffer, *, stamp: bool = True) -> int:
+        """Write file bytes; return how many were written. See `Files.write`.
+
+        Without ``stamp`` the times stay: whoever caches writes sets them.
+        """
         self._require_writable()
         inode = self.inodes.get(ino)
         self._require_file(inode)
         if inode in self.orphans and inode.nlink:
             self.orphans.finish(inode)
         try:
-            return self._files.write(inode, offset, data)
+            return self._files.write(inode, offset, data, stamp=stamp)
         except PmemfsError as error:
             if error.errno != errno.ENOSPC or not self._free_orphans():
                 raise
-            return self._files.write(inode, offset, data)
+            return self._files.write(inode, offset, data, stamp=stamp)
 
     def _free_orphans(self) -> bool:
         """Free what waits to be freed, when space is short; tell whether there was anything."""
@@ -491,11 +524,13 @@ class Volume:
 
     def fsync(self, ino: int) -> None:
         """Make all data of a file durable, also on the image's host (``fdatasync``)."""
-        if self.options.read_only:
-            return
-        inode = self.inodes.get(ino)
-        self._files.fsync(inode)
-        self.device.sync()
+        if not self.options.read_only:
+            self.flush(ino)
+            self.device.sync()
+
+    def flush(self, ino: int) -> None:
+        """Make all data of a file durable on the device, as `fsync` but for the host."""
+        self._files.fsync(self.inodes.get(ino))
 
     def fallocate(self, ino: int, mode: int, offset: int, length: int) -> None:
         """Allocate (mode 0), or punch a hole (``PUNCH_HOLE | KEEP_SIZE``).
@@ -562,12 +597,7 @@ class Volume:
         return False
 
 
-def _change_owner(inode: Inode, uid: int | None, gid: int | None) -> None:
-    if uid is not None:
-        inode.uid = uid
-    if gid is not None:
-        inode.gid = gid
-    if inode.is_file:
-        inode.mode &= ~stat.S_ISUID
-        if inode.mode & stat.S_IXGRP:
-            inode.mode &= ~stat.S_ISGID
+def without_set_id(mode: int) -> int:
+    """Return a mode without set-user-id, and without set-group-id if the group may execute."""
+    mode &= ~stat.S_ISUID
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode

@@ -11,7 +11,7 @@ for until libfuse drops it.
 
 What this API cannot carry: rename flags, fallocate, SEEK_DATA, tmpfile, inode flags; hard links
 are separate inodes to the kernel, so an attribute changed through one name shows through the
-other after ``attr_timeout``; requests are at most 128 KiB.
+other after ``attr_timeout``, and data through a descriptor that is open already maybe never; requests are at most 128 KiB.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ _HIDDEN = re.compile(rb"\.fuse_hidden[0-9a-f]{16}")
 _UTIME_NOW = (1 << 30) - 1
 _UTIME_OMIT = (1 << 30) - 2
 _NO_ID = 0xFFFFFFFF
+_SHARED_LIMIT = 1 << 16
 _LATIN = "latin-1"  # maps every byte to one character and back
 
 
@@ -81,6 +82,8 @@ class FusepyFrontend(fuse.FUSE):
         self._stop = threading.Event()
         self._timer = threading.Thread(target=self._run_idle_work, name="idle", daemon=True)
         self._hidden: dict[bytes, int] = {}
+        # files that have had several names and not been opened alone since: see `open`
+        self._shared: set[int] = set()
         names = _OPERATIONS + (_XATTR_OPERATIONS if xattrs else ())
         implemented = SimpleNamespace(use_ns=True, **dict.fromkeys((*names, *_FLAGS), 1))
         text = os.fsencode(directory).decode(_LATIN)
@@ -233,6 +236,7 @@ class FusepyFrontend(fuse.FUSE):
     def unlink(self, path: bytes) -> None:
         """unlink(2); of a hidden name, only forgets it."""
         if self._hidden.pop(_split(path)[1], None) is None:
+            self._note_shared(path)
             self._volume.unlink(*self._parent(path))
 
     def rmdir(self, path: bytes) -> None:
@@ -259,10 +263,27 @@ class FusepyFrontend(fuse.FUSE):
         info.contents.fh = inode.ino
 
     def open(self, path: bytes, info: Any) -> None:
-        """open(2)."""
-        ino = self._inode(path).ino
+        """open(2); drops what the kernel has cached, if another name may have changed the file.
+
+        Nobody but the kernel writes, so its cache is right, except that it has one for each name.
+        """
+        inode = self._inode(path)
+        ino = inode.ino
         self._volume.hold(ino)
         info.contents.fh = ino
+        is_shared = inode.nlink > 1 or ino in self._shared or len(self._shared) >= _SHARED_LIMIT
+        info.contents.keep_cache = not is_shared
+        if inode.nlink == 1 and self._volume.inodes.holds[ino] == 1:
+            self._shared.discard(ino)
+
+    def _note_shared(self, path: bytes) -> None:
+        """Remember a file that is about to lose one of several names."""
+        try:
+            inode = self._volume.resolve(path)
+        except PmemfsError:
+            return
+        if inode.is_file and inode.nlink > 1 and len(self._shared) < _SHARED_LIMIT:
+            self._shared.add(inode.ino)
 
     def release(self, path: bytes | None, info: Any) -> None:
         """The last close(2) of an open file."""

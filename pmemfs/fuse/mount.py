@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -10,11 +11,13 @@ from typing import Any
 
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Options, Volume
+from pmemfs.fuse.mounts import unmount
+from pmemfs.fuse.native_mount import mount_native
 from pmemfs.fuse.options import MountOptions
 
 log = logging.getLogger("pmemfs")
 
-FRONTENDS = ("fusepy",)
+FRONTENDS = ("fusepy", "native")
 
 
 def load_fusepy() -> Any:
@@ -62,13 +65,14 @@ def serve(
     image: str,
     directory: str,
     options: MountOptions,
+    frontend: str,
     on_ready: Callable[[str], None],
 ) -> None:
     """Serve an image on a directory until it is unmounted; it is closed on return.
 
     ``on_ready`` gets one line on what recovery did, or "", once the kernel has answered.
     """
-    frontend = load_fusepy()
+    run = {"native": _run_native, "fusepy": _run_fusepy}[frontend]
     volume = Volume.open(
         image,
         Options(
@@ -84,14 +88,57 @@ def serve(
         on_ready(recovery)
 
     try:
-        frontend(
-            volume,
-            directory,
-            idle_s=options.idle_s,
-            options=options.fuse,
-            xattrs=options.xattrs,
-            on_ready=ready,
-        )
+        run(volume, directory, options, ready)
     finally:
         volume.close()
         log.info("%s closed", image)
+
+
+def _run_fusepy(
+    volume: Volume, directory: str, options: MountOptions, ready: Callable[[], None]
+) -> None:
+    load_fusepy()(
+        volume,
+        directory,
+        idle_s=options.idle_s,
+        options=options.for_libfuse(),
+        xattrs=options.xattrs,
+        on_ready=ready,
+    )
+
+
+def _run_native(
+    volume: Volume, directory: str, options: MountOptions, ready: Callable[[], None]
+) -> None:
+    from pmemfs.fuse.native_frontend import NativeFrontend
+
+    fd = mount_native(directory, options)
+    try:
+        NativeFrontend(
+            volume,
+            fd,
+            idle_s=options.idle_s,
+            cache=options.cache or "writeback",
+            xattrs=options.xattrs,
+            on_ready=ready,
+            unmount=lambda: unmount_for_signal(directory),
+        ).run()
+    except BaseException:
+        with contextlib.suppress(PmemfsError):
+            unmount(directory, lazy=True)
+        raise
+    finally:
+        os.close(fd)
+
+
+def unmount_for_signal(directory: str) -> None:
+    """Unmount because a signal asks for it; what is in use is synced and then detached."""
+    try:
+        unmount(directory)
+    except PmemfsError as error:
+        log.warning("%s", error)
+        try:
+            os.sync()
+            unmount(directory, lazy=True)
+        except PmemfsError as again:
+            log.error("%s", again)

@@ -1,4 +1,4 @@
-"""Mount options as people write them after ``-o``, checked and sorted by who wants them."""
+"""Mount options as people write them after ``-o``, checked, in the words of each front end."""
 
 from __future__ import annotations
 
@@ -15,87 +15,123 @@ idle=SECONDS           give page descriptors back after this time (30)
 noatime, relatime      do not keep access times (default), or as relatime does
 promote=PERCENT        a 2 MiB piece of a file becomes a whole extent when this much of it is
                        populated (50)
-cache=auto, none       let the kernel cache file data (default), or pass every read and write
-noxattr                no extended attributes: saves one request for every write
-attr_timeout=SECONDS   how long the kernel keeps attributes (1; see the README about hard links)
+cache=MODE             writeback, writethrough or none: what the kernel keeps of file data
+                       (native: writeback; fusepy: writethrough, or none)
+noxattr                no extended attributes
+attr_timeout=SECONDS   fusepy only: how long the kernel keeps attributes (1)
 allow_other            let other users in; switches default_permissions on
 default_permissions    let the kernel check permissions
-dev, suid, exec, sync and their no-forms, fsname=, subtype= as for mount(8)"""
+dev, suid, exec, sync, dirsync and their no-forms, fsname=, subtype= as for mount(8)"""
 
-_KERNEL_FLAGS = {
-    "dev", "nodev", "suid", "nosuid", "exec", "noexec", "sync", "async", "dirsync"
-}  # fmt: skip
+# option: (flag of mount(2), whether the flag is wanted)
+KERNEL_FLAGS = {
+    "suid": (2, False),
+    "nosuid": (2, True),
+    "dev": (4, False),
+    "nodev": (4, True),
+    "exec": (8, False),
+    "noexec": (8, True),
+    "sync": (16, True),
+    "async": (16, False),
+    "dirsync": (128, True),
+}
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOATIME = 1024
+CACHE_MODES = ("writeback", "writethrough", "none")
 _IGNORED = {"rw", "defaults", "auto", "noauto", "user", "nouser", "users", "_netdev", "nofail"}
 
 
 @dataclass
 class MountOptions:
-    """Checked options. ``fuse`` holds libfuse's own by name."""
+    """Checked options, for any front end. ``cache`` is None unless it was asked for."""
 
+    fsname: str
+    subtype: str = "pmemfs"
     read_only: bool = False
     idle_s: float = 30.0
     relatime: bool = False
     threshold_pages: int = PAGES_PER_EXTENT // 2
     xattrs: bool = True
-    fuse: dict[str, Any] = field(default_factory=dict)
+    cache: str | None = None
+    attr_timeout_s: float = 1.0
+    allow_other: bool = False
+    default_permissions: bool = False
+    kernel: list[str] = field(default_factory=list)
+
+    @property
+    def mount_flags(self) -> int:
+        """The flags of mount(2): nosuid and nodev unless asked otherwise."""
+        flags = MS_NOSUID | MS_NODEV | (MS_RDONLY if self.read_only else 0)
+        for name in self.kernel:
+            bit, wanted = KERNEL_FLAGS[name]
+            flags = flags | bit if wanted else flags & ~bit
+        return flags
+
+    def for_libfuse(self) -> dict[str, Any]:
+        """Return libfuse 2's options by name, True for those without a value."""
+        if self.cache == "writeback":
+            raise PmemfsError(errno.EINVAL, "cache=writeback needs --frontend native")
+        options: dict[str, Any] = {
+            "fsname": self.fsname.replace("\\", "\\\\").replace(",", "\\,"),
+            "subtype": self.subtype,
+            "use_ino": True,
+            "big_writes": True,
+            "nonempty": True,
+            "entry_timeout": 3600,
+            "negative_timeout": 3600,
+            "attr_timeout": self.attr_timeout_s,
+        }
+        switches = {
+            "direct_io": self.cache == "none",
+            "ro": self.read_only,
+            "allow_other": self.allow_other,
+            "default_permissions": self.default_permissions,
+        }
+        options |= {name: True for name, wanted in switches.items() if wanted}
+        return options | dict.fromkeys(self.kernel, True)
 
 
 def parse(texts: list[str], image: str) -> MountOptions:
     """Parse ``-o`` values; raises `PmemfsError` with EINVAL that names what is wrong."""
-    options = MountOptions()
-    options.fuse = {
-        "fsname": image.replace("\\", "\\\\").replace(",", "\\,"),
-        "subtype": "pmemfs",
-        "use_ino": True,
-        "big_writes": True,
-        "nonempty": True,
-        "auto_cache": True,
-        "entry_timeout": 3600,
-        "negative_timeout": 3600,
-        "attr_timeout": 1,
-    }
+    options = MountOptions(fsname=image)
     for text in texts:
         for option in filter(None, text.split(",")):
             name, equals, value = option.partition("=")
             _apply(options, name, value if equals else None)
-    if "allow_other" in options.fuse:
-        options.fuse["default_permissions"] = True
+    options.default_permissions |= options.allow_other
     return options
 
 
 def _apply(options: MountOptions, name: str, value: str | None) -> None:
     if name == "ro":
-        options.read_only = options.fuse["ro"] = True
+        options.read_only = True
     elif name in ("noatime", "relatime"):
         options.relatime = name == "relatime"
     elif name == "idle":
         options.idle_s = _number(name, value, 0, 10**6)
     elif name == "promote":
-        options.threshold_pages = max(
-            1, round(_number(name, value, 1, 100) * PAGES_PER_EXTENT / 100)
-        )
+        percent = _number(name, value, 1, 100)
+        options.threshold_pages = max(1, round(percent * PAGES_PER_EXTENT / 100))
     elif name == "cache":
-        _apply_cache(options, value)
+        if value not in CACHE_MODES:
+            raise PmemfsError(errno.EINVAL, f"cache is one of {', '.join(CACHE_MODES)}")
+        options.cache = value
     elif name == "noxattr":
         options.xattrs = False
     elif name == "attr_timeout":
-        options.fuse[name] = _number(name, value, 0, 10**9)
-    elif name in ("allow_other", "default_permissions") or name in _KERNEL_FLAGS:
-        options.fuse[name] = True
+        options.attr_timeout_s = _number(name, value, 0, 10**9)
+    elif name in ("allow_other", "default_permissions"):
+        setattr(options, name, True)
+    elif name in KERNEL_FLAGS:
+        options.kernel.append(name)
     elif name in ("fsname", "subtype") and value:
-        options.fuse[name] = value
+        setattr(options, name, value)
     elif name not in _IGNORED:
         raise PmemfsError(
             errno.EINVAL, f"unknown mount option '{name}'; pmemfs mount --help lists them"
         )
-
-
-def _apply_cache(options: MountOptions, value: str | None) -> None:
-    if value == "none":
-        options.fuse["direct_io"] = True
-        options.fuse.pop("auto_cache", None)
-    elif value != "auto":
-        raise PmemfsError(errno.EINVAL, "cache is auto or none")
 
 
 def _number(name: str, value: str | None, least: float, most: float) -> float:

@@ -57,9 +57,7 @@ ATTR_OUT = _message("fuse_attr_out", 104, "attr_valid:u64 attr_valid_nsec:u32 du
 DIRENT = _message("fuse_dirent", 24, _DIRENT)
 DIRENTPLUS = _message("fuse_direntplus", 152, _ENTRY + _ATTR + _DIRENT)
 OPEN_OUT = _message("fuse_open_out", 16, "fh:u64 open_flags:u32 padding:u32")
-CREATE_OUT = _message(
-    "fuse_create_out", 144, _ENTRY + _ATTR + "fh:u64 open_flags:u32 padding:u32"
-)
+CREATE_OUT = _message("fuse_create_out", 144, _ENTRY + _ATTR + "fh:u64 open_flags:u32 padding:u32")
 FORGET_IN = _message("fuse_forget_in", 8, "nlookup:u64")
 FORGET_ONE = _message("fuse_forget_one", 16, "nodeid:u64 nlookup:u64")
 BATCH_FORGET_IN = _message("fuse_batch_forget_in", 8, "count:u32 dummy:u32")
@@ -106,9 +104,7 @@ COPY_FILE_RANGE_IN = _message(
     56,
     "fh_in:u64 off_in:u64 nodeid_out:u64 fh_out:u64 off_out:u64 length:u64 flags:u64",
 )
-NOTIFY_INVAL_INODE_OUT = _message(
-    "fuse_notify_inval_inode_out", 24, "ino:u64 off:i64 length:i64"
-)
+NOTIFY_INVAL_INODE_OUT = _message("fuse_notify_inval_inode_out", 24, "ino:u64 off:i64 length:i64")
 
 ROOT_NODEID = 1
 NOTIFY_INVAL_INODE = 2

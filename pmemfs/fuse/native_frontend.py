@@ -1,0 +1,593 @@
+"""The native front end: the kernel's FUSE protocol over /dev/fuse, straight onto a `Volume`.
+
+A request is read whole into one buffer; its handler gets the node, the caller and the body, calls
+the Volume, and returns the reply as one buffer or a list of them, which `os.writev` sends behind a
+header: the pieces of a read go from the mapping to the kernel without a copy of our own. Node ids
+are inode numbers. Messages: `pmemfs.fuse.protocol`.
+
+What is promised to the kernel, and how it is kept:
+
+* *Entries and attributes are valid for hours.* The daemon is the only one who changes them, and
+  everything but ``st_blocks`` changes at the kernel's own request. When the write of cached data
+  changes how many pages a file has, its attributes are invalidated.
+* *Lookup counts are exact.* Each entry in a reply is one hold of its inode, FORGET lets go of
+  them. Without OPEN and RELEASE a removed inode lives until its holds are gone, the orphan list
+  behind it.
+* *OPEN, OPENDIR, FLUSH and ACCESS answer ENOSYS*, so the kernel stops asking (but ``cache=none``
+  opens files for direct I/O). So O_TRUNC comes as SETATTR.
+* *Writeback*: the kernel owns size, mtime and the append position. Cached writes are not stamped;
+  the kernel sends its times.
+* *Set-id bits and file capabilities* are ours to drop when a request says so (KILLPRIV_V2).
+
+One thread serves requests in order and does idle work in between. Only ``fdatasync`` runs in a
+thread of its own, which touches nothing else and sends the reply of FSYNC itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import queue
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pmemfs.errors import PmemfsError
+from pmemfs.fs import Inode, Volume
+from pmemfs.fuse import protocol as p
+from pmemfs.fuse.protocol import InitFlag, Opcode, OpenFlag, SetattrFlag
+from pmemfs.layout.geometry import NAME_MAX, PAGE_BYTES
+from pmemfs.reclaim import Reclaimer
+
+log = logging.getLogger("pmemfs.fuse")
+
+MAX_WRITE = 1 << 20
+_HEADER_BYTES = p.IN_HEADER.size_bytes
+_VALID_S = 24 * 3600
+_NS = 10**9
+_POLL_MOST_S = 1.0
+_STEP_EVERY = 256  # requests between two looks at the clock while they never stop coming
+_SEEK_DATA = 3
+_WRITE_CACHE = 1
+
+_WANTED = (
+    InitFlag.ASYNC_READ
+    | InitFlag.EXPORT_SUPPORT
+    | InitFlag.BIG_WRITES
+    | InitFlag.DO_READDIRPLUS
+    | InitFlag.READDIRPLUS_AUTO
+    | InitFlag.ASYNC_DIO
+    | InitFlag.PARALLEL_DIROPS
+    | InitFlag.MAX_PAGES
+    | InitFlag.CACHE_SYMLINKS
+    | InitFlag.NO_OPENDIR_SUPPORT
+    | InitFlag.EXPLICIT_INVAL_DATA
+    | InitFlag.HANDLE_KILLPRIV_V2
+)
+
+Buffer = bytes | bytearray | memoryview
+Reply = Buffer | list[Buffer] | None
+Handler = Callable[[int, int, int, memoryview], Reply]
+
+_unpack_header = p.IN_HEADER.struct.unpack_from
+_pack_out = p.OUT_HEADER.struct.pack
+_unpack_read = p.READ_IN.struct.unpack_from
+_unpack_write = p.WRITE_IN.struct.unpack_from
+_pack_written = p.WRITE_OUT.struct.pack
+
+
+def _attributes(inode: Inode) -> tuple[int, ...]:
+    """Return the fields of ``fuse_attr``."""
+    atime_s, atime_ns = divmod(inode.atime_ns, _NS)
+    mtime_s, mtime_ns = divmod(inode.mtime_ns, _NS)
+    ctime_s, ctime_ns = divmod(inode.ctime_ns, _NS)
+    return (
+        inode.ino,
+        inode.size,
+        inode.pages << 3,
+        atime_s & _U64,
+        mtime_s & _U64,
+        ctime_s & _U64,
+        atime_ns,
+        mtime_ns,
+        ctime_ns,
+        inode.mode,
+        inode.nlink,
+        inode.uid,
+        inode.gid,
+        inode.rdev,
+        PAGE_BYTES,
+        0,
+    )
+
+
+_U64 = (1 << 64) - 1
+
+
+class NativeFrontend:
+    """Serves one volume on an open ``/dev/fuse`` descriptor until it is unmounted.
+
+    ``cache`` is ``writeback``, ``writethrough`` or ``none``. ``unmount`` is called, in a thread,
+    when a signal asks to stop; requests are served meanwhile.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        fd: int,
+        *,
+        idle_s: float,
+        cache: str = "writeback",
+        xattrs: bool = True,
+        on_ready: Callable[[], None] = lambda: None,
+        unmount: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._volume = volume
+        self._fd = fd
+        self._cache = cache
+        self._on_ready = on_ready
+        self._unmount = unmount
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._buffer = bytearray(MAX_WRITE + PAGE_BYTES)
+        self._view = memoryview(self._buffer)
+        self._reclaimer = None if volume.options.read_only else Reclaimer(volume, idle_s)
+        self._next_step = 0.0
+        self._done = False
+        self._changed_blocks: int | None = None
+        self._syncs: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._syncer = threading.Thread(target=self._run_syncs, name="fdatasync", daemon=True)
+        self._handlers = self._make_handlers(xattrs)
+        self.requests = 0
+
+    def _make_handlers(self, xattrs: bool) -> dict[int, Handler]:
+        handlers: dict[int, Handler] = {
+            Opcode.INIT: self._init,
+            Opcode.DESTROY: self._destroy,
+            Opcode.LOOKUP: self._lookup,
+            Opcode.FORGET: self._forget,
+            Opcode.BATCH_FORGET: self._batch_forget,
+            Opcode.GETATTR: self._getattr,
+            Opcode.SETATTR: self._setattr,
+            Opcode.READLINK: self._readlink,
+            Opcode.SYMLINK: self._symlink,
+            Opcode.MKNOD: self._mknod,
+            Opcode.MKDIR: self._mkdir,
+            Opcode.UNLINK: self._unlink,
+            Opcode.RMDIR: self._rmdir,
+            Opcode.RENAME: self._rename,
+            Opcode.RENAME2: self._rename2,
+            Opcode.LINK: self._link,
+            Opcode.READ: self._read,
+            Opcode.WRITE: self._write,
+            Opcode.STATFS: self._statfs,
+            Opcode.READDIR: self._readdir,
+            Opcode.READDIRPLUS: self._readdirplus,
+            Opcode.FALLOCATE: self._fallocate,
+            Opcode.LSEEK: self._lseek,
+            Opcode.INTERRUPT: self._ignore,
+        }
+        if self._cache == "none":
+            handlers[Opcode.OPEN] = self._open_direct
+            handlers[Opcode.RELEASE] = self._release
+            handlers[Opcode.CREATE] = self._create
+        if xattrs:
+            handlers |= {
+                Opcode.GETXATTR: self._getxattr,
+                Opcode.LISTXATTR: self._listxattr,
+                Opcode.SETXATTR: self._setxattr,
+                Opcode.REMOVEXATTR: self._removexattr,
+            }
+        return handlers
+
+    # -- the loop ----------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until the file system is unmounted."""
+        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+        self._syncer.start()
+        try:
+            self._loop()
+        finally:
+            self._syncs.put(None)
+            self._syncer.join()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"s")
+
+    def _loop(self) -> None:
+        poller = select.poll()
+        poller.register(self._fd, select.POLLIN)
+        poller.register(self._wake_read, select.POLLIN)
+        buffers = [self._buffer]
+        fd = self._fd
+        readv = os.readv
+        os.set_blocking(fd, False)
+        while not self._done:
+            try:
+                length = readv(fd, buffers)
+            except BlockingIOError:
+                self._wait(poller)
+                continue
+            except OSError as error:
+                if error.errno == errno.ENODEV:  # unmounted
+                    return
+                if error.errno in (errno.ENOENT, errno.EINTR):  # the request was taken back
+                    continue
+                raise
+            self.requests += 1
+            self._dispatch(length)
+            if not self.requests % _STEP_EVERY:
+                self._step_if_due()
+
+    def _wait(self, poller: select.poll) -> None:
+        """Do idle work that is due, then sleep until a request, a signal, or the next step."""
+        delay = self._step_if_due()
+        for fd, _ in poller.poll(delay * 1000):
+            if fd == self._wake_read:
+                os.read(self._wake_read, 64)
+                threading.Thread(target=self._unmount, name="unmount", daemon=True).start()
+
+    def _step_if_due(self) -> float:
+        """Do one bounded step if one is due; return the seconds until the next."""
+        if self._reclaimer is None:
+            return _POLL_MOST_S
+        now = time.monotonic()
+        if now >= self._next_step:
+            try:
+                delay = min(self._reclaimer.step(), _POLL_MOST_S)
+            except Exception:
+                log.exception("unexpected error in idle work")
+                delay = _POLL_MOST_S
+            self._next_step = now + delay
+            return delay
+        return self._next_step - now
+
+    def _dispatch(self, length: int) -> None:
+        _, opcode, unique, nodeid, uid, gid, _, _, _ = _unpack_header(self._buffer)
+        handler = self._handlers.get(opcode)
+        if opcode == Opcode.FSYNC or opcode == Opcode.FSYNCDIR or opcode == Opcode.SYNCFS:
+            self._fsync(unique, nodeid)
+            return
+        if handler is None:
+            self._send_error(unique, errno.ENOSYS)
+            return
+        try:
+            reply = handler(nodeid, uid, gid, self._view[_HEADER_BYTES:length])
+        except OSError as error:
+            if error.errno == errno.EUCLEAN:
+                log.error("%s", error)
+            self._send_error(unique, error.errno or errno.EIO)
+        except Exception:
+            log.exception("unexpected error in request %s of inode %d", opcode, nodeid)
+            self._send_error(unique, errno.EIO)
+        else:
+            if reply is not None:
+                self._send(unique, reply)
+            if self._changed_blocks is not None:
+                self._invalidate_attributes(self._changed_blocks)
+                self._changed_blocks = None
+
+    def _send(self, unique: int, reply: Buffer | list[Buffer]) -> None:
+        buffers = reply if type(reply) is list else [reply]
+        size = 16
+        for buffer in buffers:
+            size += len(buffer)
+        self._write_device([_pack_out(size, 0, unique), *buffers])
+
+    def _send_error(self, unique: int, code: int) -> None:
+        self._write_device([_pack_out(16, -code, unique)])
+
+    def _write_device(self, buffers: list[Buffer]) -> None:
+        try:
+            os.writev(self._fd, buffers)
+        except OSError as error:
+            # ENOENT: the caller was killed meanwhile; ENODEV: unmounted
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                log.error("the kernel refused a reply: %s", error)
+
+    def _invalidate_attributes(self, ino: int) -> None:
+        body = p.NOTIFY_INVAL_INODE_OUT.struct.pack(ino, -1, 0)
+        header = _pack_out(16 + len(body), p.NOTIFY_INVAL_INODE, 0)
+        with contextlib.suppress(OSError):  # ENOENT: the kernel does not know the inode
+            os.writev(self._fd, [header, body])
+
+    # -- connection --------------------------------------------------------------------------
+
+    def _init(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        major, minor, max_readahead, flags = (
+            int.from_bytes(body[i : i + 4], "little") for i in (0, 4, 8, 12)
+        )
+        if major != p.VERSION[0] or minor < p.OLDEST_MINOR:
+            raise PmemfsError(errno.EPROTO, f"the kernel speaks FUSE {major}.{minor}, too old")
+        wanted = _WANTED
+        if self._cache == "writeback":
+            wanted |= InitFlag.WRITEBACK_CACHE
+        if self._cache != "none":
+            wanted |= InitFlag.NO_OPEN_SUPPORT
+        self._volume.hold(p.ROOT_NODEID)
+        self._on_ready()
+        return p.INIT_OUT.pack(
+            major=p.VERSION[0],
+            minor=min(minor, p.VERSION[1]),
+            max_readahead=max_readahead,
+            flags=flags & wanted,
+            max_background=64,
+            congestion_threshold=48,
+            max_write=MAX_WRITE,
+            time_gran=1,
+            max_pages=MAX_WRITE // PAGE_BYTES,
+        )
+
+    def _destroy(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        self._done = True
+        return b""
+
+    def _ignore(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        return None
+
+    # -- entries and attributes --------------------------------------------------------------
+
+    def _entry(self, inode: Inode) -> tuple[int, ...]:
+        """Return the fields of ``fuse_entry_out``, and hold the inode for it."""
+        self._volume.hold(inode.ino)
+        head = (inode.ino, inode.generation, _VALID_S, _VALID_S, 0, 0)
+        return head + _attributes(inode)
+
+    def _entry_reply(self, inode: Inode) -> bytes:
+        return p.ENTRY_OUT.struct.pack(*self._entry(inode))
+
+    def _attr_reply(self, inode: Inode) -> bytes:
+        return p.ATTR_OUT.struct.pack(_VALID_S, 0, 0, *_attributes(inode))
+
+    def _lookup(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        try:
+            return self._entry_reply(self._volume.lookup(nodeid, bytes(body[:-1])))
+        except PmemfsError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return p.ENTRY_OUT.pack(entry_valid=_VALID_S)  # node 0: a negative entry to keep
+
+    def _forget(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        self._volume.release(nodeid, p.FORGET_IN.struct.unpack_from(body)[0])
+        return None
+
+    def _batch_forget(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        count = p.BATCH_FORGET_IN.struct.unpack_from(body)[0]
+        for place in range(count):
+            start = p.BATCH_FORGET_IN.size_bytes + place * p.FORGET_ONE.size_bytes
+            self._volume.release(*p.FORGET_ONE.struct.unpack_from(body, start))
+        return None
+
+    def _getattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        return self._attr_reply(self._volume.inode(nodeid))
+
+    def _setattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        request = p.SETATTR_IN.unpack(body)
+        valid = request["valid"]
+        now = self._volume.options.clock.now_ns()
+
+        def field(flag: SetattrFlag, name: str) -> int | None:
+            return request[name] if valid & flag else None
+
+        def stamp(flag: SetattrFlag, now_flag: SetattrFlag, name: str) -> int | None:
+            if valid & now_flag:
+                return now
+            if not valid & flag:
+                return None
+            seconds = request[name]
+            seconds -= (seconds >> 63) << 64
+            return int(seconds * _NS + request[name + "nsec"])
+
+        inode = self._volume.setattr(
+            nodeid,
+            mode=field(SetattrFlag.MODE, "mode"),
+            uid=field(SetattrFlag.UID, "uid"),
+            gid=field(SetattrFlag.GID, "gid"),
+            size=field(SetattrFlag.SIZE, "size"),
+            atime_ns=stamp(SetattrFlag.ATIME, SetattrFlag.ATIME_NOW, "atime"),
+            mtime_ns=stamp(SetattrFlag.MTIME, SetattrFlag.MTIME_NOW, "mtime"),
+            ctime_ns=stamp(SetattrFlag.CTIME, SetattrFlag(0), "ctime"),
+            drop_privileges=bool(valid & SetattrFlag.KILL_SUIDGID),
+        )
+        return self._attr_reply(inode)
+
+    def _statfs(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        sizes = self._volume.statfs()
+        return p.STATFS_OUT.pack(
+            blocks=sizes.pages,
+            bfree=sizes.free_pages,
+            bavail=sizes.free_pages,
+            files=sizes.inodes,
+            ffree=sizes.free_inodes,
+            bsize=sizes.page_bytes,
+            namelen=NAME_MAX,
+            frsize=sizes.page_bytes,
+        )
+
+    # -- names -------------------------------------------------------------------------------
+
+    def _mknod(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        mode, rdev, _, _ = p.MKNOD_IN.struct.unpack_from(body)
+        name = bytes(body[p.MKNOD_IN.size_bytes : -1])
+        return self._entry_reply(self._volume.create(nodeid, name, mode, uid, gid, rdev))
+
+    def _mkdir(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        mode, _ = p.MKDIR_IN.struct.unpack_from(body)
+        name = bytes(body[p.MKDIR_IN.size_bytes : -1])
+        return self._entry_reply(self._volume.mkdir(nodeid, name, mode, uid, gid))
+
+    def _symlink(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        name, target = bytes(body[:-1]).split(b"\0")
+        return self._entry_reply(self._volume.symlink(nodeid, name, target, uid, gid))
+
+    def _readlink(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        return self._volume.readlink(nodeid)
+
+    def _link(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        (ino,) = p.LINK_IN.struct.unpack_from(body)
+        name = bytes(body[p.LINK_IN.size_bytes : -1])
+        return self._entry_reply(self._volume.link(ino, nodeid, name))
+
+    def _unlink(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        self._volume.unlink(nodeid, bytes(body[:-1]))
+        return b""
+
+    def _rmdir(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        self._volume.rmdir(nodeid, bytes(body[:-1]))
+        return b""
+
+    def _rename(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        (new_parent,) = p.RENAME_IN.struct.unpack_from(body)
+        old, new = bytes(body[p.RENAME_IN.size_bytes : -1]).split(b"\0")
+        self._volume.rename(nodeid, old, new_parent, new)
+        return b""
+
+    def _rename2(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        new_parent, flags, _ = p.RENAME2_IN.struct.unpack_from(body)
+        old, new = bytes(body[p.RENAME2_IN.size_bytes : -1]).split(b"\0")
+        self._volume.rename(nodeid, old, new_parent, new, flags)
+        return b""
+
+    # -- open files (cache=none only) --------------------------------------------------------
+
+    def _open_direct(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        return p.OPEN_OUT.pack(fh=0, open_flags=OpenFlag.DIRECT_IO)
+
+    def _release(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        return b""
+
+    def _create(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        _, mode, _, _ = p.CREATE_IN.struct.unpack_from(body)
+        name = bytes(body[p.CREATE_IN.size_bytes : -1])
+        inode = self._volume.create(nodeid, name, mode, uid, gid)
+        return p.CREATE_OUT.struct.pack(*self._entry(inode), 0, OpenFlag.DIRECT_IO, 0)
+
+    # -- data --------------------------------------------------------------------------------
+
+    def _read(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        _, offset, size, _, _, _, _ = _unpack_read(body)
+        return self._volume.read(nodeid, offset, size)  # type: ignore[return-value]
+
+    def _write(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        _, offset, size, flags, _, _, _ = _unpack_write(body)
+        volume = self._volume
+        inode = volume.inode(nodeid)
+        if flags & p.WRITE_KILL_SUIDGID or inode.xattr:
+            volume.drop_privileges(nodeid, set_id=bool(flags & p.WRITE_KILL_SUIDGID))
+        pages = inode.pages
+        cached = flags & _WRITE_CACHE
+        stamp = not cached or self._cache != "writeback"
+        written = volume.write(nodeid, offset, body[40 : 40 + size], stamp=stamp)
+        if cached and inode.pages != pages:
+            self._changed_blocks = nodeid
+        return _pack_written(written, 0)
+
+    def _fallocate(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        _, offset, length, mode, _ = p.FALLOCATE_IN.struct.unpack_from(body)
+        self._volume.fallocate(nodeid, mode, offset, length)
+        return b""
+
+    def _lseek(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        _, offset, whence, _ = p.LSEEK_IN.struct.unpack_from(body)
+        found = self._volume.seek(nodeid, offset, data=whence == _SEEK_DATA)
+        return p.LSEEK_OUT.struct.pack(found)
+
+    # -- fsync -------------------------------------------------------------------------------
+
+    def _fsync(self, unique: int, nodeid: int) -> None:
+        """Flush and fence here, then let the other thread sync the host and reply."""
+        try:
+            self._volume.flush(nodeid)
+        except OSError as error:
+            self._send_error(unique, error.errno or errno.EIO)
+        else:
+            self._syncs.put(unique)
+
+    def _run_syncs(self) -> None:
+        while (unique := self._syncs.get()) is not None:
+            try:
+                self._volume.device.sync()
+                self._write_device([_pack_out(16, 0, unique)])
+            except OSError as error:
+                log.error("cannot make the image durable: %s", error)
+                self._send_error(unique, error.errno or errno.EIO)
+
+    # -- directories -------------------------------------------------------------------------
+
+    def _readdir(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        _, after, size, _, _, _, _ = _unpack_read(body)
+        parts: list[Buffer] = []
+        pack = p.DIRENT.struct.pack
+        for name, ino, file_type, cookie in self._volume.readdir(nodeid, after):
+            length = 24 + len(name)
+            size -= (length + 7) & ~7
+            if size < 0:
+                break
+            parts.append(pack(ino, cookie, len(name), file_type) + name + bytes(-length & 7))
+        return b"".join(parts)
+
+    def _readdirplus(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        _, after, size, _, _, _, _ = _unpack_read(body)
+        parts: list[Buffer] = []
+        pack = p.DIRENTPLUS.struct.pack
+        volume = self._volume
+        for name, ino, file_type, cookie in volume.readdir(nodeid, after):
+            length = 152 + len(name)
+            size -= (length + 7) & ~7
+            if size < 0:
+                break
+            if cookie <= 2:  # . and .. are not looked up by this
+                entry: tuple[int, ...] = (0,) * 22
+            else:
+                entry = self._entry(volume.inode(ino))
+            parts.append(
+                pack(*entry, ino, cookie, len(name), file_type) + name + bytes(-length & 7)
+            )
+        return b"".join(parts)
+
+    # -- extended attributes -----------------------------------------------------------------
+
+    def _getxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        (size, _) = p.GETXATTR_IN.struct.unpack_from(body)
+        name = bytes(body[p.GETXATTR_IN.size_bytes : -1])
+        return _sized(self._volume.getxattr(nodeid, name), size)
+
+    def _listxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        (size, _) = p.GETXATTR_IN.struct.unpack_from(body)
+        names = self._volume.listxattr(nodeid)
+        return _sized(b"".join(name + b"\0" for name in names), size)
+
+    def _setxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        size, flags = p.SETXATTR_IN.struct.unpack_from(body)
+        rest = bytes(body[p.SETXATTR_IN.size_bytes :])
+        name, _, value = rest.partition(b"\0")
+        self._volume.setxattr(nodeid, name, value[:size], flags)
+        return b""
+
+    def _removexattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        self._volume.removexattr(nodeid, bytes(body[:-1]))
+        return b""
+
+
+def _sized(data: bytes, size: int) -> bytes:
+    """Answer an attribute request: its length when ``size`` is 0, else the bytes or ERANGE."""
+    if not size:
+        return p.GETXATTR_OUT.struct.pack(len(data), 0)
+    if len(data) > size:
+        raise PmemfsError(errno.ERANGE, "the buffer is too small")
+    return data
+
+
+def run_native(volume: Volume, fd: int, **options: Any) -> None:
+    """Serve a volume on a mounted descriptor; see `NativeFrontend`."""
+    NativeFrontend(volume, fd, **options).run()

@@ -1,0 +1,81 @@
+"""Get a mounted /dev/fuse descriptor: by mount(2) when privileged, else from fusermount3."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import socket
+import stat
+import subprocess
+
+from pmemfs.errors import PmemfsError
+from pmemfs.fuse.mounts import FILE_SYSTEM_TYPE
+from pmemfs.fuse.options import KERNEL_FLAGS, MountOptions
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount_native(directory: str, options: MountOptions) -> int:
+    """Mount on a directory and return the descriptor to serve; the caller closes it.
+
+    Raises `PmemfsError` with what to do.
+    """
+    if os.geteuid() == 0:
+        return _mount_privileged(directory, options)
+    return _mount_by_fusermount(directory, options)
+
+
+def _mount_privileged(directory: str, options: MountOptions) -> int:
+    try:
+        fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise PmemfsError(
+            error.errno or errno.EIO, f"cannot open /dev/fuse: {error.strerror}"
+        ) from error
+    mode = stat.S_IFMT(os.stat(directory).st_mode)
+    data = f"fd={fd},rootmode={mode:o},user_id={os.geteuid()},group_id={os.getegid()}"
+    data += ",allow_other" if options.allow_other else ""
+    data += ",default_permissions" if options.default_permissions else ""
+    kind = FILE_SYSTEM_TYPE.split(".")[0] + "." + options.subtype
+    source = os.fsencode(options.fsname)
+    target = os.fsencode(directory)
+    if _libc.mount(source, target, kind.encode(), options.mount_flags, data.encode()) != 0:
+        code = ctypes.get_errno()
+        os.close(fd)
+        raise PmemfsError(code, f"cannot mount on {directory}: {os.strerror(code)}")
+    return fd
+
+
+def _mount_by_fusermount(directory: str, options: MountOptions) -> int:
+    program = shutil.which("fusermount3")
+    if program is None:
+        raise PmemfsError(
+            errno.ENOSYS,
+            "mounting without being root needs fusermount3: install the package fuse3",
+        )
+    words = [
+        "fsname=" + options.fsname.replace("\\", "\\\\").replace(",", "\\,"),
+        f"subtype={options.subtype}",
+        *(name for name in options.kernel if name in KERNEL_FLAGS),
+        *(["ro"] if options.read_only else []),
+        *(["allow_other"] if options.allow_other else []),
+        *(["default_permissions"] if options.default_permissions else []),
+    ]
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs:
+        done = subprocess.run(
+            [program, "-o", ",".join(words), "--", directory],
+            env=os.environ | {"_FUSE_COMMFD": str(theirs.fileno())},
+            pass_fds=[theirs.fileno()],
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            message = done.stderr.strip() or "fusermount3 failed"
+            raise PmemfsError(errno.EPERM, f"cannot mount on {directory}: {message}")
+        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+    os.set_inheritable(fds[0], False)
+    return fds[0]
