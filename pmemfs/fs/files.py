@@ -41,7 +41,7 @@ from pmemfs.layout.geometry import (
     pfn_to_extent,
     pfn_to_offset,
 )
-from pmemfs.layout.records import Kind, PageFlag
+from pmemfs.layout.records import InodeFlag, Kind, PageFlag
 from pmemfs.layout.words import owner_word
 from pmemfs.pages import Arena, ExtentPool, SplitTables
 from pmemfs.pages.arenas import free_pages
@@ -89,7 +89,9 @@ class Files:
         self._maps = maps
         self._clock = clock
         self._threshold_pages = threshold_pages
-        self._now_ns: int | None = None  # what the running write stamps, if it does
+        # of the running call: what it stamps, if it does, and whether it leaves the size alone
+        self._now_ns: int | None = None
+        self._keeps_size = False
 
     # -- read --------------------------------------------------------------------------------
 
@@ -265,7 +267,10 @@ class Files:
 
     def _change_size(self, tx: Transaction, inode: Inode, size: int) -> None:
         self._inodes.guard(tx, inode)
-        inode.size = size
+        if self._keeps_size and size > inode.size:
+            inode.flags |= InodeFlag.PREALLOCATED
+        else:
+            inode.size = size
         if self._now_ns is not None:
             inode.mtime_ns = inode.ctime_ns = self._now_ns
         self._inodes.put(tx, inode)
@@ -273,21 +278,26 @@ class Files:
     def _expose(self, inode: Inode, new_end: int) -> None:
         """Zero what lies between the end of the file and ``new_end`` in pages it has; flush."""
         size = inode.size
-        if new_end <= size:
+        if new_end <= size or self._keeps_size:
             return
-        stop = min(pages_of(new_end), ((size >> PAGE_SHIFT) | (PAGES_PER_EXTENT - 1)) + 1)
+        stop = pages_of(new_end)
+        if not inode.flags & InodeFlag.PREALLOCATED:  # nothing is mapped behind the last piece
+            stop = min(stop, ((size >> PAGE_SHIFT) | (PAGES_PER_EXTENT - 1)) + 1)
         for index, count, pfn, whole in self._maps.iter_runs(inode, size >> PAGE_SHIFT, stop):
-            low = max(size, index << PAGE_SHIFT)
-            high = min(new_end, (index + count) << PAGE_SHIFT)
-            if low >= high:
-                continue
-            start = pfn_to_offset(pfn) + low - (index << PAGE_SHIFT)
-            if self._device.view[start : start + high - low] != _ZEROS[: high - low]:
-                self._device.back(start, high - low)
-                store_zeros(self._device, start, high - low)
-            elif not whole:
-                # zeros that were written while the file was longer, and perhaps never flushed
-                self._device.flush(start, high - low)
+            for first, n in _by_extent(pfn, count):
+                base = (index + first - pfn) << PAGE_SHIFT
+                low, high = max(size, base), min(new_end, base + (n << PAGE_SHIFT))
+                if low < high:
+                    self._clear(pfn_to_offset(first) + low - base, high - low, whole)
+
+    def _clear(self, start: int, length: int, whole: bool) -> None:
+        """Make device bytes of one extent zero and flushed, storing only if they are not zero."""
+        if self._device.view[start : start + length] != _ZEROS[:length]:
+            self._device.back(start, length)
+            store_zeros(self._device, start, length)
+        elif not whole:
+            # zeros that were written while the file was longer, and perhaps never flushed
+            self._device.flush(start, length)
 
     def _write_small(self, inode: Inode, offset: int, data: memoryview, runs: list[Run]) -> None:
         """Write a piece with pages missing: they come from the arena."""
@@ -337,8 +347,6 @@ class Files:
         with self._journal.transaction() as tx:
             self._inodes.guard(tx, inode)
             extent = self._pool.take(tx, Kind.WHOLE, inode.ino, piece)
-            if piece_of(inode.size >> PAGE_SHIFT) != piece:
-                self._expose(inode, offset)
             base = extent_to_offset(extent)
             self._expose(inode, min(offset, first << PAGE_SHIFT))
             lines = self._copy_into(inode, base, first, old, offset)
@@ -436,12 +444,20 @@ class Files:
 
     # -- fallocate ---------------------------------------------------------------------------
 
-    def allocate(self, inode: Inode, offset: int, length: int) -> None:
+    def allocate(self, inode: Inode, offset: int, length: int, *, keep_size: bool) -> None:
         """Allocate what is a hole of the range, as zeros, and grow the file to its end.
 
-        Piece by piece; raises ENOSPC with the pieces done so far in place and in the size.
+        With ``keep_size`` the file does not grow and pages behind its end wait for it. Piece by
+        piece; raises ENOSPC with the pieces done so far in place and in the size.
         """
         self._now_ns = self._clock.now_ns()
+        self._keeps_size = keep_size
+        try:
+            self._allocate_pieces(inode, offset, length)
+        finally:
+            self._keeps_size = False
+
+    def _allocate_pieces(self, inode: Inode, offset: int, length: int) -> None:
         end = offset + length
         while offset < end:
             stop = min(end, (offset | (EXTENT_BYTES - 1)) + 1)
@@ -452,7 +468,7 @@ class Files:
         index, stop = offset >> PAGE_SHIFT, pages_of(end)
         runs = list(self._maps.iter_runs(inode, index, stop))
         if sum(count for _, count, _, _ in runs) == stop - index:
-            if end > inode.size:
+            if end > inode.size and not self._keeps_size:
                 self.grow(inode, end)
             return
         # the pages missing are whole ones: write zeros to the first of each gap onwards
@@ -460,7 +476,7 @@ class Files:
             low = max(first << PAGE_SHIFT, offset)
             high = min((first + count) << PAGE_SHIFT, end)
             self._write_piece(inode, low, _ZEROS[: high - low])
-        if end > inode.size:
+        if end > inode.size and not self._keeps_size:
             self.grow(inode, end)
 
     def punch(self, inode: Inode, offset: int, length: int) -> None:

@@ -12,15 +12,19 @@ import stat
 from enum import IntFlag
 
 from pmemfs.errors import PmemfsError
+from pmemfs.fs import acl
 from pmemfs.fs.directories import Directories, Found
 from pmemfs.fs.inodes import Inode, InodeTable
 from pmemfs.fs.orphans import Orphans
+from pmemfs.fs.xattrs import Xattrs
 from pmemfs.journal import Journal, Transaction
 from pmemfs.layout.geometry import LINK_MAX, NAME_MAX, ROOT_INO, SYMLINK_MAX
-from pmemfs.layout.records import INLINE_BYTES, MAP_WORDS, MapKind, Role
+from pmemfs.layout.records import INLINE_BYTES, MAP_WORDS, InodeFlag, MapKind, Role
 from pmemfs.layout.words import owner_word
 from pmemfs.pages import Arena
 from pmemfs.pages.clock import Clock
+
+_FIXED = InodeFlag.IMMUTABLE | InodeFlag.APPEND
 
 
 class RenameFlag(IntFlag):
@@ -40,8 +44,19 @@ def validate_name(name: bytes) -> None:
         raise PmemfsError(errno.EINVAL, "a name holds neither / nor NUL")
 
 
+def require_changeable(inode: Inode, *, append_too: bool = True) -> None:
+    """Raise EPERM for an immutable inode, and for an append-only one if ``append_too``."""
+    if inode.flags & (_FIXED if append_too else InodeFlag.IMMUTABLE):
+        raise PmemfsError(errno.EPERM, "immutable or append-only (see lsattr)")
+
+
 def _file_type(inode: Inode) -> int:
     return inode.mode >> 12
+
+
+def _require_removable(directory: Inode, inode: Inode) -> None:
+    require_changeable(directory)
+    require_changeable(inode)
 
 
 class Namespace:
@@ -54,6 +69,7 @@ class Namespace:
         inodes: InodeTable,
         directories: Directories,
         orphans: Orphans,
+        xattrs: Xattrs,
         metadata: Arena,
         clock: Clock,
     ) -> None:
@@ -61,6 +77,7 @@ class Namespace:
         self._inodes = inodes
         self._directories = directories
         self._orphans = orphans
+        self._xattrs = xattrs
         self._metadata = metadata
         self._clock = clock
 
@@ -95,17 +112,30 @@ class Namespace:
             raise PmemfsError(errno.EEXIST, "the name exists")
         if not directory.nlink:
             raise PmemfsError(errno.ENOENT, "the directory has been removed")
+        require_changeable(directory, append_too=False)
 
     # -- making ------------------------------------------------------------------------------
 
     def create(
-        self, parent: int, name: bytes, mode: int, uid: int, gid: int, rdev: int = 0
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        uid: int,
+        gid: int,
+        *,
+        rdev: int = 0,
+        umask: int = 0,
     ) -> Inode:
-        """Make a file, directory, fifo, socket or device of that ``mode``; return its inode."""
+        """Make a file, directory, fifo, socket or device of that ``mode``; return its inode.
+
+        The default list of the directory takes the place of ``umask``, where there is one.
+        """
         directory = self.directory(parent)
         self._require_absent(directory, name)
         with self._journal.transaction() as tx:
             inode = self._new_inode(tx, directory, mode, uid, gid)
+            self._inherit(tx, directory, inode, umask)
             inode.rdev = rdev
             if inode.is_dir:
                 inode.nlink = 2
@@ -113,6 +143,33 @@ class Namespace:
                 inode.map_kind = MapKind.DIRECTORY
             self._add(tx, directory, name, inode)
         return inode
+
+    def tmpfile(self, parent: int, mode: int, uid: int, gid: int, umask: int = 0) -> Inode:
+        """Make a file without a name, on the orphan list; `link` can give it one."""
+        directory = self.directory(parent)
+        with self._journal.transaction() as tx:
+            inode = self._new_inode(tx, directory, mode, uid, gid)
+            self._inherit(tx, directory, inode, umask)
+            inode.nlink = 0
+            self._orphans.add(tx, inode)
+        return inode
+
+    def _inherit(self, tx: Transaction, directory: Inode, inode: Inode, umask: int) -> None:
+        """Apply the directory's default list to a new inode, or else the umask."""
+        value = self._xattrs.read(directory).get(acl.DEFAULT) if directory.xattr else None
+        if value is None:
+            inode.mode &= ~umask
+            return
+        access = acl.inherited(acl.parse(value), inode.mode)
+        inode.mode = acl.mode_of(access, inode.mode)
+        self._xattrs.replace(
+            tx,
+            inode,
+            {
+                acl.ACCESS: None if acl.is_minimal(access) else acl.pack(access),
+                acl.DEFAULT: value if inode.is_dir else None,
+            },
+        )
 
     def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Inode:
         """Make a symbolic link; return its inode."""
@@ -170,13 +227,16 @@ class Namespace:
         directory = self.directory(parent)
         if inode.is_dir:
             raise PmemfsError(errno.EPERM, "a directory has one name")
+        require_changeable(inode)
         self._require_absent(directory, name)
         if inode.nlink >= LINK_MAX:
             raise PmemfsError(errno.EMLINK, f"a file has at most {LINK_MAX} names")
-        if not inode.nlink:
+        if not inode.nlink and inode not in self._orphans:
             raise PmemfsError(errno.ENOENT, "the file has been removed")
         with self._journal.transaction() as tx:
             self._inodes.guard(tx, inode)
+            if not inode.nlink:
+                self._orphans.take_off(tx, inode)
             inode.nlink += 1
             inode.ctime_ns = self._clock.now_ns()
             self._add(tx, directory, name, inode)
@@ -190,6 +250,7 @@ class Namespace:
         inode = self._inodes.get(self._find(directory, name).ino)
         if inode.is_dir:
             raise PmemfsError(errno.EISDIR, "a directory: use rmdir")
+        _require_removable(directory, inode)
         self._finish_cut(inode)
         with self._journal.transaction() as tx:
             self._remove(tx, directory, name, inode)
@@ -202,6 +263,7 @@ class Namespace:
         directory = self.directory(parent)
         inode = self._inodes.get(self._find(directory, name).ino)
         self._require_empty(inode)
+        _require_removable(directory, inode)
         with self._journal.transaction() as tx:
             self._remove(tx, directory, name, inode)
 
@@ -256,6 +318,10 @@ class Namespace:
         target = self._inodes.get(found.ino) if found else None
         if target is not None and flags & RenameFlag.NOREPLACE:
             raise PmemfsError(errno.EEXIST, "the new name exists")
+        _require_removable(old_dir, inode)
+        require_changeable(new_dir, append_too=False)
+        if target is not None:
+            _require_removable(new_dir, target)
         if inode.is_dir:
             self._require_outside(inode, new_dir)
         if flags & RenameFlag.EXCHANGE:

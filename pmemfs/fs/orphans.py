@@ -79,7 +79,8 @@ class Orphans:
         self._set_first(tx, inode.ino)
         self._inodes.put(tx, inode)
 
-    def _take_off(self, tx: Transaction, inode: Inode) -> None:
+    def take_off(self, tx: Transaction, inode: Inode) -> None:
+        """Take an inode off the list; the caller guards and puts it."""
         tx.undo.append(self._load)
         before = self._before.pop(inode.ino)
         if inode.next:
@@ -143,7 +144,7 @@ class Orphans:
             else:
                 done = self._free_content(tx, inode)
             if done:
-                self._take_off(tx, inode)
+                self.take_off(tx, inode)
             if done and not inode.nlink:
                 self._inodes.free(tx, inode)
             else:

@@ -25,17 +25,18 @@ from typing import Literal, NamedTuple
 
 from pmemfs.device import MappedDevice
 from pmemfs.errors import DamagedImageError, PmemfsError
+from pmemfs.fs import acl
 from pmemfs.fs.directories import COOKIE_DOT, COOKIE_DOT_DOT, Directories
 from pmemfs.fs.filemap import FileMaps
 from pmemfs.fs.files import Buffer, Files
 from pmemfs.fs.format import format_image
 from pmemfs.fs.inodes import Inode, InodeTable
-from pmemfs.fs.namespace import Namespace
+from pmemfs.fs.namespace import Namespace, require_changeable
 from pmemfs.fs.orphans import Orphans
 from pmemfs.fs.placement import DEFAULT_THRESHOLD_PAGES
 from pmemfs.fs.xattrs import Xattrs
 from pmemfs.image import Image, host_boot_id
-from pmemfs.journal import Journal, Replay, SequenceWord, recover
+from pmemfs.journal import Journal, Replay, SequenceWord, Transaction, recover
 from pmemfs.layout.geometry import (
     CONTROL_OFFSET,
     EXTENT_BYTES,
@@ -47,7 +48,7 @@ from pmemfs.layout.geometry import (
     Geometry,
     extent_to_offset,
 )
-from pmemfs.layout.records import CONTROL, Kind, MapKind, MountState
+from pmemfs.layout.records import CONTROL, InodeFlag, Kind, MapKind, MountState
 from pmemfs.pages import Arena, ExtentPool, SplitTables
 from pmemfs.pages.clock import Clock, HostClock
 
@@ -55,18 +56,32 @@ __all__ = ["ROOT_INO", "Options", "Statfs", "Volume"]
 
 FALLOC_KEEP_SIZE = 1
 FALLOC_PUNCH_HOLE = 2
+FALLOC_ZERO_RANGE = 16
+_FALLOC_MODES = (
+    0,
+    FALLOC_KEEP_SIZE,
+    FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE,
+    FALLOC_ZERO_RANGE,
+    FALLOC_ZERO_RANGE | FALLOC_KEEP_SIZE,
+)
 _DISCARD_AT_CLOSE = 1024
 _CAPABILITY = b"security.capability"
+_USER_FLAGS = int(InodeFlag.IMMUTABLE | InodeFlag.APPEND)
+_COPY_MOST = 16 << 20
 _DAY_NS = 24 * 3600 * 10**9
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a volume is opened. ``threshold_pages`` of a piece make it whole (1 to 512)."""
+    """How a volume is opened. ``threshold_pages`` of a piece make it whole (1 to 512).
+
+    ``acls`` says that whoever lets people in enforces access control lists; else they are refused.
+    """
 
     read_only: bool = False
     atime: Literal["noatime", "relatime"] = "noatime"
     threshold_pages: int = DEFAULT_THRESHOLD_PAGES
+    acls: bool = True
     clock: Clock = field(default_factory=HostClock)
 
 
@@ -131,15 +146,16 @@ class Volume:
         self._directories = Directories(
             self.device, self.pool, self.metadata_arena, image.superblock["hash_seed"]
         )
+        self._xattrs = Xattrs(self.device, self.pool, self.metadata_arena, self.inodes)
         self._names = Namespace(
             journal=self.journal,
             inodes=self.inodes,
             directories=self._directories,
             orphans=self.orphans,
+            xattrs=self._xattrs,
             metadata=self.metadata_arena,
             clock=self._clock,
         )
-        self._xattrs = Xattrs(self.device, self.pool, self.metadata_arena, self.inodes)
         self._is_open = True
 
     # -- the volume --------------------------------------------------------------------------
@@ -304,18 +320,42 @@ class Volume:
     # -- names -------------------------------------------------------------------------------
 
     def create(
-        self, parent: int, name: bytes, mode: int, uid: int = 0, gid: int = 0, rdev: int = 0
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        uid: int = 0,
+        gid: int = 0,
+        rdev: int = 0,
+        *,
+        umask: int = 0,
     ) -> Inode:
-        """Make a file, fifo, socket or device; ``mode`` has type and permissions."""
+        """Make a file, fifo, socket or device; ``mode`` has type and permissions.
+
+        A default access control list of the directory takes the place of ``umask``.
+        """
         self._require_writable()
         if stat.S_ISDIR(mode) or stat.S_ISLNK(mode):
             raise PmemfsError(errno.EINVAL, "make directories and links by their own calls")
-        return self._names.create(parent, name, mode, uid, gid, rdev)
+        return self._names.create(parent, name, mode, uid, gid, rdev=rdev, umask=umask)
 
-    def mkdir(self, parent: int, name: bytes, mode: int, uid: int = 0, gid: int = 0) -> Inode:
-        """Make a directory."""
+    def mkdir(
+        self, parent: int, name: bytes, mode: int, uid: int = 0, gid: int = 0, *, umask: int = 0
+    ) -> Inode:
+        """Make a directory; ``umask`` as for `create`."""
         self._require_writable()
-        return self._names.create(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), uid, gid)
+        mode = stat.S_IFDIR | stat.S_IMODE(mode)
+        return self._names.create(parent, name, mode, uid, gid, umask=umask)
+
+    def tmpfile(
+        self, parent: int, mode: int, uid: int = 0, gid: int = 0, *, umask: int = 0
+    ) -> Inode:
+        """Make a file without a name, held once for the caller; `link` can give it one."""
+        self._require_writable()
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
+        inode = self._names.tmpfile(parent, mode, uid, gid, umask)
+        self.hold(inode.ino)
+        return inode
 
     def symlink(self, parent: int, name: bytes, target: bytes, uid: int = 0, gid: int = 0) -> Inode:
         """Make a symbolic link to ``target``."""
@@ -378,6 +418,7 @@ class Volume:
         """
         self._require_writable()
         inode = self.inodes.get(ino)
+        require_changeable(inode, append_too=(mode, uid, gid, size, atime_ns) != (None,) * 5)
         if drop_privileges or uid is not None or gid is not None:
             self.drop_privileges(ino)
         if size is not None:
@@ -391,7 +432,7 @@ class Volume:
             if gid is not None:
                 inode.gid = gid
             if mode is not None:
-                inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
+                self._change_mode(tx, inode, mode)
             if atime_ns is not None:
                 inode.atime_ns = atime_ns
             if mtime_ns is not None:
@@ -399,6 +440,13 @@ class Volume:
             inode.ctime_ns = self._clock.now_ns() if ctime_ns is None else ctime_ns
             self.inodes.put(tx, inode)
         return inode
+
+    def _change_mode(self, tx: Transaction, inode: Inode, mode: int) -> None:
+        inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
+        value = self._xattrs.read(inode).get(acl.ACCESS) if inode.xattr else None
+        if value is not None:
+            changed = acl.pack(acl.with_mode(acl.parse(value), mode))
+            self._xattrs.replace(tx, inode, {acl.ACCESS: changed})
 
     def drop_privileges(self, ino: int, *, set_id: bool = True) -> None:
         """Take set-id bits (unless told not to) and file capabilities from a file that has them.
@@ -432,6 +480,7 @@ class Volume:
         with self.journal.transaction() as tx:
             self.inodes.guard(tx, inode)
             inode.size = size
+            inode.flags &= ~InodeFlag.PREALLOCATED  # what lay behind the end goes too
             inode.mtime_ns = inode.ctime_ns = self._clock.now_ns()
             done = self.orphans.cut(tx, inode)
             self.inodes.put(tx, inode)
@@ -456,20 +505,43 @@ class Volume:
         """Return the names of all extended attributes."""
         return list(self._xattrs.read(self.inodes.get(ino)))
 
-    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
-        """Set an extended attribute; flags as setxattr(2): 1 create, 2 replace."""
+    def setxattr(
+        self, ino: int, name: bytes, value: bytes, flags: int = 0, *, drop_set_gid: bool = False
+    ) -> None:
+        """Set an extended attribute; flags as setxattr(2): 1 create, 2 replace.
+
+        An access control list changes the mode with it. ``drop_set_gid`` says that the caller
+        may not keep set-group-id when it does.
+        """
         self._require_writable()
         inode = self.inodes.get(ino)
+        require_changeable(inode)
         with self.journal.transaction() as tx:
             self.inodes.guard(tx, inode)
-            self._xattrs.set(tx, inode, name, value, flags)
+            if name in acl.NAMES:
+                self._set_acl(tx, inode, name, value)
+                inode.mode &= ~(stat.S_ISGID if drop_set_gid else 0)
+            else:
+                self._xattrs.set(tx, inode, name, value, flags)
             inode.ctime_ns = self._clock.now_ns()
             self.inodes.put(tx, inode)
+
+    def _set_acl(self, tx: Transaction, inode: Inode, name: bytes, value: bytes) -> None:
+        if not self.options.acls or inode.is_symlink:
+            raise PmemfsError(errno.EOPNOTSUPP, "access control lists are not enforced here")
+        if name == acl.DEFAULT and not inode.is_dir:
+            raise PmemfsError(errno.EACCES, "only a directory has a default list")
+        entries = acl.parse(value)
+        if name == acl.ACCESS and entries:
+            inode.mode = acl.mode_of(entries, inode.mode)
+        is_needed = entries and not (name == acl.ACCESS and acl.is_minimal(entries))
+        self._xattrs.replace(tx, inode, {name: acl.pack(entries) if is_needed else None})
 
     def removexattr(self, ino: int, name: bytes) -> None:
         """Remove an extended attribute; raises ENODATA."""
         self._require_writable()
         inode = self.inodes.get(ino)
+        require_changeable(inode)
         with self.journal.transaction() as tx:
             self.inodes.guard(tx, inode)
             self._xattrs.remove(tx, inode, name)
@@ -505,6 +577,7 @@ class Volume:
         self._require_writable()
         inode = self.inodes.get(ino)
         self._require_file(inode)
+        require_changeable(inode, append_too=stamp and offset < inode.size)
         if inode in self.orphans and inode.nlink:
             self.orphans.finish(inode)
         try:
@@ -533,7 +606,8 @@ class Volume:
         self._files.fsync(self.inodes.get(ino))
 
     def fallocate(self, ino: int, mode: int, offset: int, length: int) -> None:
-        """Allocate (mode 0), or punch a hole (``PUNCH_HOLE | KEEP_SIZE``).
+        """Allocate (mode 0 or ``KEEP_SIZE``), punch a hole (``PUNCH_HOLE | KEEP_SIZE``), or zero a
+        range (``ZERO_RANGE``, also with ``KEEP_SIZE``), as fallocate(2).
 
         Raises EOPNOTSUPP for other modes, EINVAL for an empty range, ENOSPC with the size as
         it was.
@@ -541,27 +615,64 @@ class Volume:
         self._require_writable()
         inode = self.inodes.get(ino)
         self._require_file(inode)
+        require_changeable(inode, append_too=bool(mode & ~FALLOC_KEEP_SIZE))
         if offset < 0 or length <= 0:
             raise PmemfsError(errno.EINVAL, "an empty range")
         if offset + length > MAX_FILE_BYTES:
             raise PmemfsError(errno.EFBIG, "a file cannot be larger than 16 TiB")
         if inode.nlink:
             self.orphans.finish(inode)
-        if mode == FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE:
-            self._files.punch(inode, offset, length)
-        elif mode == 0:
-            self._allocate(inode, offset, length)
-        else:
+        keep_size = bool(mode & FALLOC_KEEP_SIZE)
+        if mode not in _FALLOC_MODES:
             raise PmemfsError(errno.EOPNOTSUPP, "this fallocate mode is not supported")
+        if mode & (FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
+            self._files.punch(inode, offset, length)
+        if not mode & FALLOC_PUNCH_HOLE:
+            self._allocate(inode, offset, length, keep_size)
 
-    def _allocate(self, inode: Inode, offset: int, length: int) -> None:
+    def _allocate(self, inode: Inode, offset: int, length: int, keep_size: bool) -> None:
         size = inode.size
         try:
-            self._files.allocate(inode, offset, length)
+            self._files.allocate(inode, offset, length, keep_size=keep_size)
         except PmemfsError:
             if inode.size > size:
                 self._set_size(inode, size)
             raise
+
+    def copy_range(self, ino: int, offset: int, to_ino: int, to_offset: int, length: int) -> int:
+        """Copy file data within the volume, as copy_file_range(2); return how much was copied.
+
+        At most 16 MiB in one call. Ranges of one file must not overlap. Durable as writes are.
+        """
+        length = min(length, _COPY_MOST)
+        done = 0
+        while done < length:
+            step = min(length - done, EXTENT_BYTES - (to_offset + done) % EXTENT_BYTES)
+            pieces = self.read(ino, offset + done, step)
+            if not pieces:
+                break
+            # one piece at a time: writing may move the pages that later pieces show
+            written = self.write(to_ino, to_offset + done, pieces[0])
+            done += written
+            if written < len(pieces[0]):
+                break
+        return done
+
+    def inode_flags(self, ino: int) -> int:
+        """Return the flags people can set: IMMUTABLE and APPEND, as ``FS_*_FL``."""
+        return self.inodes.get(ino).flags & _USER_FLAGS
+
+    def set_inode_flags(self, ino: int, flags: int) -> None:
+        """Set these flags; raises EOPNOTSUPP for any other. Privilege is the caller's business."""
+        self._require_writable()
+        if flags & ~_USER_FLAGS:
+            raise PmemfsError(errno.EOPNOTSUPP, "the flags here are immutable and append-only")
+        inode = self.inodes.get(ino)
+        with self.journal.transaction() as tx:
+            self.inodes.guard(tx, inode)
+            inode.flags = inode.flags & ~_USER_FLAGS | flags
+            inode.ctime_ns = self._clock.now_ns()
+            self.inodes.put(tx, inode)
 
     def seek(self, ino: int, offset: int, *, data: bool) -> int:
         """Return the next data (or hole) as lseek(2) with SEEK_DATA (SEEK_HOLE)."""

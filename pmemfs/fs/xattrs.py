@@ -11,6 +11,7 @@ import zlib
 
 from pmemfs.device import MappedDevice
 from pmemfs.errors import DamagedImageError, PmemfsError, no_space
+from pmemfs.fs import acl
 from pmemfs.fs.inodes import Inode, InodeTable
 from pmemfs.journal import Transaction
 from pmemfs.layout.geometry import NAME_MAX, PAGE_BYTES, PAGE_SHIFT
@@ -23,6 +24,7 @@ CREATE = 1
 REPLACE = 2
 VALUE_MAX = 65536
 _NAMESPACES = (b"user.", b"trusted.", b"security.")
+_NAMES = acl.NAMES
 _HEADER_BYTES = XATTR_PAGE.size_bytes
 
 
@@ -67,13 +69,23 @@ class Xattrs:
         ENOSPC when all attributes do not fit in one page together.
         """
         validate(name, value)
-        attributes = self.read(inode)
+        attributes = dict(self.read(inode))
         if flags & CREATE and name in attributes:
             raise PmemfsError(errno.EEXIST, "the attribute exists")
         if flags & REPLACE and name not in attributes:
             raise PmemfsError(errno.ENODATA, "there is no such attribute")
         attributes[name] = value
         self._replace(tx, inode, attributes)
+
+    def replace(self, tx: Transaction, inode: Inode, changes: dict[bytes, bytes | None]) -> None:
+        """Set some attributes and remove others (None), all at once, without checks.
+
+        The caller guards and puts the inode; allocates nothing when nothing changes.
+        """
+        before = self.read(inode)
+        after = {name: value for name, value in (before | changes).items() if value is not None}
+        if after != before:
+            self._replace(tx, inode, after)
 
     def remove(self, tx: Transaction, inode: Inode, name: bytes) -> None:
         """Remove one attribute, or raise ENODATA; the caller guards and puts the inode."""
@@ -95,8 +107,11 @@ class Xattrs:
 
 def validate(name: bytes, value: bytes) -> None:
     """Raise what setxattr(2) raises for a name or a value that cannot be."""
-    if not name.startswith(_NAMESPACES):
-        raise PmemfsError(errno.EOPNOTSUPP, "attributes are user.*, trusted.* or security.*")
+    if not name.startswith(_NAMESPACES) and name not in _NAMES:
+        raise PmemfsError(
+            errno.EOPNOTSUPP,
+            "attributes are user.*, trusted.*, security.* and access control lists",
+        )
     if len(name) > NAME_MAX or name in _NAMESPACES:
         raise PmemfsError(
             errno.EINVAL if name in _NAMESPACES else errno.ERANGE, "not an attribute name"

@@ -28,7 +28,7 @@ from pmemfs.layout.geometry import (
     PAGES_PER_EXTENT,
     extent_to_offset,
 )
-from pmemfs.layout.records import Kind, MapKind
+from pmemfs.layout.records import InodeFlag, Kind, MapKind
 from pmemfs.layout.words import COUNT_SHIFT, HOLE, PFN_MASK, WHOLE
 
 FIRST_ROUND = 16
@@ -207,7 +207,7 @@ def check_totals(
     """Yield files that count their pages wrongly, or have pages behind their end.
 
     Only the data of files counts: no node pages, and nothing of other types.
-    The latter is right on the orphan list; what has no names and is not there, `links` finds.
+    The latter is right in preallocated files and on the orphan list; what has no names and is not there, `links` finds.
     """
     chunk, slots = inodes.chunks[row], inodes.rows_of(row)
     counted = (inodes.type[slots] != 0) & (inodes.type[slots] != UNKNOWN_TYPE) & ~totals.broken
@@ -220,6 +220,7 @@ def check_totals(
     piece_end = -(-size // EXTENT_BYTES) * PAGES_PER_EXTENT
     beyond = (totals.small_end > page_end) | (totals.whole_end > piece_end)
     beyond &= (inodes.type[slots] == REGULAR) & ~inodes.listed[slots] & (records["nlink"] != 0)
+    beyond &= (records["flags"] & np.uint32(InodeFlag.PREALLOCATED)) == 0
     for place in np.flatnonzero(beyond).tolist():
         ino = chunk.first_ino + place
         message = f"inode {ino} has pages behind its size {size[place]}"

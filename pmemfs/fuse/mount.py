@@ -79,6 +79,7 @@ def serve(
             read_only=options.read_only,
             atime="relatime" if options.relatime else "noatime",
             threshold_pages=options.threshold_pages,
+            acls=frontend == "native",
         ),
     )
     recovery = describe_recovery(volume) or ""

@@ -68,7 +68,11 @@ _WANTED = (
     | InitFlag.NO_OPENDIR_SUPPORT
     | InitFlag.EXPLICIT_INVAL_DATA
     | InitFlag.HANDLE_KILLPRIV_V2
+    | InitFlag.SETXATTR_EXT
+    | InitFlag.POSIX_ACL
+    | InitFlag.INIT_EXT
 )
+_WANTED_2 = InitFlag.DIRECT_IO_ALLOW_MMAP >> 32
 
 Buffer = bytes | bytearray | memoryview
 Reply = Buffer | list[Buffer] | None
@@ -169,11 +173,15 @@ class NativeFrontend:
             Opcode.READDIRPLUS: self._readdirplus,
             Opcode.FALLOCATE: self._fallocate,
             Opcode.LSEEK: self._lseek,
+            Opcode.COPY_FILE_RANGE: self._copy_file_range,
+            Opcode.TMPFILE: self._tmpfile,
+            Opcode.RELEASE: self._release,
+            Opcode.IOCTL: self._ioctl,
+            Opcode.STATX: self._statx,
             Opcode.INTERRUPT: self._ignore,
         }
         if self._cache == "none":
             handlers[Opcode.OPEN] = self._open_direct
-            handlers[Opcode.RELEASE] = self._release
             handlers[Opcode.CREATE] = self._create
         if xattrs:
             handlers |= {
@@ -326,6 +334,7 @@ class NativeFrontend:
             max_write=MAX_WRITE,
             time_gran=1,
             max_pages=MAX_WRITE // PAGE_BYTES,
+            flags2=_WANTED_2 if flags & InitFlag.INIT_EXT else 0,
         )
 
     def _destroy(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
@@ -401,6 +410,30 @@ class NativeFrontend:
         )
         return self._attr_reply(inode)
 
+    def _statx(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        inode = self._volume.inode(nodeid)
+        flags = self._volume.inode_flags(nodeid)
+        return p.STATX_OUT.pack(
+            attr_valid=_VALID_S,
+            mask=p.STATX_BASIC_STATS | p.STATX_BTIME,
+            blksize=PAGE_BYTES,
+            attributes=flags,  # the values of STATX_ATTR_IMMUTABLE and _APPEND are the same
+            attributes_mask=p.INODE_FLAGS,
+            nlink=inode.nlink,
+            uid=inode.uid,
+            gid=inode.gid,
+            mode=inode.mode,
+            ino=inode.ino,
+            size=inode.size,
+            blocks=inode.pages << 3,
+            **_statx_time("atime", inode.atime_ns),
+            **_statx_time("btime", inode.btime_ns),
+            **_statx_time("ctime", inode.ctime_ns),
+            **_statx_time("mtime", inode.mtime_ns),
+            rdev_major=os.major(inode.rdev),
+            rdev_minor=os.minor(inode.rdev),
+        )
+
     def _statfs(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         sizes = self._volume.statfs()
         return p.STATFS_OUT.pack(
@@ -417,14 +450,15 @@ class NativeFrontend:
     # -- names -------------------------------------------------------------------------------
 
     def _mknod(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        mode, rdev, _, _ = p.MKNOD_IN.struct.unpack_from(body)
+        mode, rdev, umask, _ = p.MKNOD_IN.struct.unpack_from(body)
         name = bytes(body[p.MKNOD_IN.size_bytes : -1])
-        return self._entry_reply(self._volume.create(nodeid, name, mode, uid, gid, rdev))
+        inode = self._volume.create(nodeid, name, mode, uid, gid, rdev, umask=umask)
+        return self._entry_reply(inode)
 
     def _mkdir(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        mode, _ = p.MKDIR_IN.struct.unpack_from(body)
+        mode, umask = p.MKDIR_IN.struct.unpack_from(body)
         name = bytes(body[p.MKDIR_IN.size_bytes : -1])
-        return self._entry_reply(self._volume.mkdir(nodeid, name, mode, uid, gid))
+        return self._entry_reply(self._volume.mkdir(nodeid, name, mode, uid, gid, umask=umask))
 
     def _symlink(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         name, target = bytes(body[:-1]).split(b"\0")
@@ -467,10 +501,22 @@ class NativeFrontend:
         return b""
 
     def _create(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        _, mode, _, _ = p.CREATE_IN.struct.unpack_from(body)
+        _, mode, umask, _ = p.CREATE_IN.struct.unpack_from(body)
         name = bytes(body[p.CREATE_IN.size_bytes : -1])
-        inode = self._volume.create(nodeid, name, mode, uid, gid)
-        return p.CREATE_OUT.struct.pack(*self._entry(inode), 0, OpenFlag.DIRECT_IO, 0)
+        inode = self._volume.create(nodeid, name, mode, uid, gid, umask=umask)
+        return self._opened(self._entry(inode))
+
+    def _tmpfile(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        _, mode, umask, _ = p.CREATE_IN.struct.unpack_from(body)
+        inode = self._volume.tmpfile(nodeid, mode, uid, gid, umask=umask)
+        try:
+            return self._opened(self._entry(inode))
+        finally:
+            self._volume.release(inode.ino)  # the entry holds it now
+
+    def _opened(self, entry: tuple[int, ...]) -> bytes:
+        flags = OpenFlag.DIRECT_IO if self._cache == "none" else OpenFlag.KEEP_CACHE
+        return p.CREATE_OUT.struct.pack(*entry, 0, flags, 0)
 
     # -- data --------------------------------------------------------------------------------
 
@@ -501,6 +547,36 @@ class NativeFrontend:
         _, offset, whence, _ = p.LSEEK_IN.struct.unpack_from(body)
         found = self._volume.seek(nodeid, offset, data=whence == _SEEK_DATA)
         return p.LSEEK_OUT.struct.pack(found)
+
+    def _copy_file_range(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        request = p.COPY_FILE_RANGE_IN.unpack(body)
+        done = self._volume.copy_range(
+            nodeid,
+            request["off_in"],
+            request["nodeid_out"],
+            request["off_out"],
+            request["length"],
+        )
+        return _pack_written(done, 0)
+
+    # -- inode flags -------------------------------------------------------------------------
+
+    def _ioctl(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        command = p.IOCTL_IN.unpack(body)["cmd"]
+        data = body[p.IOCTL_IN.size_bytes :]
+        answer = p.IOCTL_OUT.pack()
+        if command == p.FS_IOC_GETFLAGS:
+            return answer + self._volume.inode_flags(nodeid).to_bytes(4, "little")
+        if command == p.FS_IOC_FSGETXATTR:
+            # IMMUTABLE and APPEND are one bit lower among the extended flags
+            return answer + p.FSXATTR.pack(xflags=self._volume.inode_flags(nodeid) >> 1)
+        if command == p.FS_IOC_SETFLAGS:
+            self._volume.set_inode_flags(nodeid, int.from_bytes(data[:4], "little"))
+        elif command == p.FS_IOC_FSSETXATTR:
+            self._volume.set_inode_flags(nodeid, int.from_bytes(data[:4], "little") << 1)
+        else:
+            raise PmemfsError(errno.ENOTTY, "no such ioctl")
+        return answer
 
     # -- fsync -------------------------------------------------------------------------------
 
@@ -568,15 +644,21 @@ class NativeFrontend:
         return _sized(b"".join(name + b"\0" for name in names), size)
 
     def _setxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        size, flags = p.SETXATTR_IN.struct.unpack_from(body)
+        size, flags, more, _ = p.SETXATTR_IN.struct.unpack_from(body)
         rest = bytes(body[p.SETXATTR_IN.size_bytes :])
         name, _, value = rest.partition(b"\0")
-        self._volume.setxattr(nodeid, name, value[:size], flags)
+        drop = bool(more & p.SETXATTR_ACL_KILL_SGID)
+        self._volume.setxattr(nodeid, name, value[:size], flags, drop_set_gid=drop)
         return b""
 
     def _removexattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         self._volume.removexattr(nodeid, bytes(body[:-1]))
         return b""
+
+
+def _statx_time(name: str, time_ns: int) -> dict[str, int]:
+    seconds, nanoseconds = divmod(time_ns, _NS)
+    return {f"{name}_s": seconds, f"{name}_ns": nanoseconds}
 
 
 def _sized(data: bytes, size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The messages of the kernel's FUSE protocol, version 7.38, each declared once.
+"""The messages of the kernel's FUSE protocol, version 7.39, each declared once.
 
 Names, order and meaning are those of ``linux/fuse.h``. Sizes are asserted; there is no padding
 that is not a field. A message that ends in a name or in data is declared up to there.
@@ -10,7 +10,7 @@ from enum import IntEnum, IntFlag
 
 from pmemfs.layout.record import Field, Record
 
-VERSION = (7, 38)
+VERSION = (7, 39)
 OLDEST_MINOR = 31
 """Before 7.31 (Linux 5.4) requests lack what this front end relies on."""
 
@@ -91,7 +91,7 @@ STATFS_OUT = _message(
     "blocks:u64 bfree:u64 bavail:u64 files:u64 ffree:u64 bsize:u32 namelen:u32 frsize:u32 "
     "padding:u32 spare:u32*6",
 )
-SETXATTR_IN = _message("fuse_setxattr_in", 8, "size:u32 flags:u32")
+SETXATTR_IN = _message("fuse_setxattr_in", 16, "size:u32 flags:u32 setxattr_flags:u32 padding:u32")
 GETXATTR_IN = _message("fuse_getxattr_in", 8, "size:u32 padding:u32")
 GETXATTR_OUT = _message("fuse_getxattr_out", 8, "size:u32 padding:u32")
 FALLOCATE_IN = _message(
@@ -103,6 +103,23 @@ COPY_FILE_RANGE_IN = _message(
     "fuse_copy_file_range_in",
     56,
     "fh_in:u64 off_in:u64 nodeid_out:u64 fh_out:u64 off_out:u64 length:u64 flags:u64",
+)
+IOCTL_IN = _message(
+    "fuse_ioctl_in", 32, "fh:u64 flags:u32 cmd:u32 arg:u64 in_size:u32 out_size:u32"
+)
+IOCTL_OUT = _message("fuse_ioctl_out", 16, "result:i32 flags:u32 in_iovs:u32 out_iovs:u32")
+FSXATTR = _message(
+    "fsxattr", 28, "xflags:u32 extsize:u32 nextents:u32 projid:u32 cowextsize:u32 pad:u32*2"
+)
+STATX_OUT = _message(
+    "fuse_statx_out",
+    288,
+    "attr_valid:u64 attr_valid_nsec:u32 out_flags:u32 spare1:u64*2 "
+    "mask:u32 blksize:u32 attributes:u64 nlink:u32 uid:u32 gid:u32 mode:u16 spare2:u16 "
+    "ino:u64 size:u64 blocks:u64 attributes_mask:u64 "
+    "atime_s:i64 atime_ns:u32 spare3:u32 btime_s:i64 btime_ns:u32 spare4:u32 "
+    "ctime_s:i64 ctime_ns:u32 spare5:u32 mtime_s:i64 mtime_ns:u32 spare6:u32 "
+    "rdev_major:u32 rdev_minor:u32 dev_major:u32 dev_minor:u32 spare7:u64*14",
 )
 NOTIFY_INVAL_INODE_OUT = _message("fuse_notify_inval_inode_out", 24, "ino:u64 off:i64 length:i64")
 
@@ -145,6 +162,7 @@ class Opcode(IntEnum):
     CREATE = 35
     INTERRUPT = 36
     DESTROY = 38
+    IOCTL = 39
     BATCH_FORGET = 42
     FALLOCATE = 43
     READDIRPLUS = 44
@@ -153,6 +171,7 @@ class Opcode(IntEnum):
     COPY_FILE_RANGE = 47
     SYNCFS = 50
     TMPFILE = 51
+    STATX = 52
 
 
 class InitFlag(IntFlag):
@@ -176,7 +195,9 @@ class InitFlag(IntFlag):
     NO_OPENDIR_SUPPORT = 1 << 24
     EXPLICIT_INVAL_DATA = 1 << 25
     HANDLE_KILLPRIV_V2 = 1 << 28
+    SETXATTR_EXT = 1 << 29
     INIT_EXT = 1 << 30
+    DIRECT_IO_ALLOW_MMAP = 1 << 36
 
 
 class SetattrFlag(IntFlag):
@@ -203,5 +224,13 @@ class OpenFlag(IntFlag):
     PARALLEL_DIRECT_WRITES = 1 << 6
 
 
+STATX_BASIC_STATS = 0x7FF
+STATX_BTIME = 0x800
+FS_IOC_GETFLAGS = 0x80086601
+FS_IOC_SETFLAGS = 0x40086602
+FS_IOC_FSGETXATTR = 0x801C581F
+FS_IOC_FSSETXATTR = 0x401C5820
+INODE_FLAGS = 0x30
 WRITE_KILL_SUIDGID = 1 << 2
 OPEN_KILL_SUIDGID = 1 << 0
+SETXATTR_ACL_KILL_SGID = 1 << 0

@@ -60,10 +60,11 @@ class Role(IntEnum):
 
 
 class InodeFlag(IntFlag):
-    """Inode flags, with the values of the kernel's ``FS_*_FL``."""
+    """Inode flags; IMMUTABLE and APPEND have the values of the kernel's ``FS_*_FL``."""
 
     IMMUTABLE = 0x10
     APPEND = 0x20
+    PREALLOCATED = 0x10000
 
 
 class MountState(IntEnum):

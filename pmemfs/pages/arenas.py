@@ -16,6 +16,7 @@ import numpy as np
 from pmemfs.errors import InvariantError
 from pmemfs.journal import Transaction
 from pmemfs.layout.geometry import (
+    PAGE_BYTES,
     PAGES_PER_EXTENT,
     extent_to_offset,
     extent_to_pfn,
@@ -86,18 +87,37 @@ class Arena:
             if self._free_runs:
                 return
             self.retire()
-        extent = self._pool.fullest_open(self._kind)
+        extent = self._find_open(tx)
         if extent is None:
             extent = self._pool.take(tx, self._kind)
             self._free_runs = [(1, PAGES_PER_EXTENT - 1)]
-        else:
+        self._extent = extent
+        self._pool.own(extent)
+
+    def _find_open(self, tx: Transaction) -> int | None:
+        """Return the fullest extent with pages that can be had, and read them.
+
+        One whose only free pages this transaction has freed itself is passed over.
+        """
+        passed_over = []
+        while (extent := self._pool.fullest_open(self._kind)) is not None:
             self._free_runs = self._read_free_runs(extent, tx)
-            if not self._free_runs:
+            if self._free_runs:
+                break
+            if not self._has_stores_to(extent, tx):
                 raise InvariantError(
                     f"1: extent {extent} has free pages by its head, none by owner"
                 )
-        self._extent = extent
-        self._pool.own(extent)
+            self._pool.own(extent)
+            passed_over.append(extent)
+        for each in passed_over:
+            self._pool.disown(each)
+        return extent
+
+    @staticmethod
+    def _has_stores_to(extent: int, tx: Transaction) -> bool:
+        start = extent_to_offset(extent)
+        return any(start <= offset < start + PAGE_BYTES for offset, _ in tx.stores)
 
     def _read_free_runs(self, extent: int, tx: Transaction) -> list[tuple[int, int]]:
         """Return free ``(slot, pages)`` runs, the last one first, as a stack."""
