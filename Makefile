@@ -2,8 +2,9 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 WORKERS ?= 2
+SBIN ?= /sbin
 
-.PHONY: help setup demo test test-slow check format clean
+.PHONY: help setup demo test test-slow check format clean install uninstall
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,12 @@ check: setup  ## Check format, lint, types and layers
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	$(PY) -m pmemfs.layout.document --check
+
+install: setup  ## Let mount(8), mkfs(8) and fsck(8) find pmemfs (root)
+	ln -sf $(CURDIR)/.venv/bin/{mount,mkfs,fsck}.pmemfs $(CURDIR)/.venv/bin/pmemfs $(SBIN)/
+
+uninstall:  ## Undo make install
+	rm -f $(SBIN)/{mount,mkfs,fsck}.pmemfs $(SBIN)/pmemfs
 
 format:  ## Format the code and bring FORMAT.md up to date
 	.venv/bin/ruff format .

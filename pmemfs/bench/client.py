@@ -143,9 +143,7 @@ def execute(*command: str, accept: tuple[int, ...] = (0,)) -> None:
     """Run a command with its output thrown away; raises ``SystemExit`` if it fails."""
     null = os.open(os.devnull, os.O_RDWR)
     actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, null, 1)]
-    pid = os.posix_spawnp(
-        command[0], command, os.environ | _GIT_ENVIRONMENT, file_actions=actions
-    )
+    pid = os.posix_spawnp(command[0], command, os.environ | _GIT_ENVIRONMENT, file_actions=actions)
     os.close(null)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if status not in accept:

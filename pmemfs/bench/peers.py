@@ -19,6 +19,7 @@ import contextlib
 import errno
 import gzip
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,7 @@ _EXAMPLES = (
     Path("/usr/share/doc/fuse3-devel/examples"),
 )
 _VALID_S = 24 * 3600
+_ERROR = re.compile(r" (ERROR|CRITICAL) |Fatal Python error")
 
 Daemon = subprocess.Popen[str]
 
@@ -314,15 +316,13 @@ class Site:
     def _mount(self) -> None:
         self._daemon = self.peer.mount(self._home)
         deadline = time.monotonic() + MOUNT_TIMEOUT_S
-        while not os.path.ismount(self.directory):
+        while not _is_mounted(self.directory):
             if self._daemon is not None and self._daemon.poll() is not None:
                 raise PmemfsError(errno.EIO, f"does not mount: {self._log_end()}")
             if time.monotonic() > deadline:
-                raise PmemfsError(
-                    errno.ETIMEDOUT, f"does not mount within {MOUNT_TIMEOUT_S:g} s"
-                )
+                raise PmemfsError(errno.ETIMEDOUT, f"does not mount within {MOUNT_TIMEOUT_S:g} s")
             time.sleep(_POLL_S)
-        os.statvfs(self.directory)
+        run(["stat", "--file-system", self.directory], timeout_s=MOUNT_TIMEOUT_S)
 
     def _unmount(self) -> None:
         _unmount(self.directory)
@@ -352,17 +352,25 @@ class Site:
                 self.peer.unmake(self._home)
         _remove_files(self._home)
 
-    def _log_end(self) -> str:
+    def complaints(self) -> list[str]:
+        """Return the errors that the daemon logged, and whether it is still alive."""
+        found = [line for line in self._log_lines() if _ERROR.search(line)]
+        if self._daemon is not None and self._daemon.poll() is not None:
+            found.append(f"the daemon died with status {self._daemon.returncode}")
+        return found
+
+    def _log_lines(self) -> list[str]:
         log = self._home / "log"
-        lines = log.read_text(errors="backslashreplace").split("\n") if log.exists() else []
-        told = [line for line in lines if line.strip()]
-        return told[-1] if told else "it ended without a word"
+        lines = log.read_text(errors="backslashreplace").splitlines() if log.exists() else []
+        return [line for line in lines if line.strip()]
+
+    def _log_end(self) -> str:
+        return (self._log_lines() or ["it ended without a word"])[-1]
 
 
 def _remove_files(home: Path) -> None:
     """Remove a peer's files, but never cross into something that is still mounted."""
-    inside = [path for path in (home / "mnt", home / "store") if path.exists()]
-    if not any(os.path.ismount(path) for path in inside):
+    if not any(_is_mounted(path) for path in (home / "mnt", home / "store")):
         shutil.rmtree(home, ignore_errors=True)
 
 

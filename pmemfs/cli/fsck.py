@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from pmemfs.errors import PmemfsError
 from pmemfs.fsck import Report, check
+from pmemfs.fuse.mounts import wait_until_closed
 from pmemfs.image import Image
 
 EXIT_CLEAN = 0
@@ -84,6 +85,7 @@ def fsck_command(context: click.Context, image: str, as_json: bool) -> None:
 
 
 def _check(path: str) -> Report:
+    wait_until_closed(path)
     image = Image.open(path, lock="shared")
     try:
         with _progress() as progress:

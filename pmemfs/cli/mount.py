@@ -49,6 +49,7 @@ Examples:
     help="How to talk to the kernel.",
 )  # fmt: skip
 @click.option("--log", "log_path", type=click.Path(path_type=Path), help="Log file to use.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only what recovery did, and errors.")
 def mount_command(
     image: str,
     directory: str,
@@ -56,11 +57,13 @@ def mount_command(
     option_texts: tuple[str, ...],
     frontend: str,
     log_path: Path | None,
+    quiet: bool,
 ) -> None:
     """Mount; the help text is above."""
     image, directory = os.path.realpath(image), os.path.abspath(directory)
     options = parse(list(option_texts), image)
     mounts.validate_mount_point(directory)
+    mounts.wait_until_closed(image)
     validate_after_reboot(image)
     validate_fuse_device()
     if frontend == "fusepy":
@@ -73,7 +76,8 @@ def mount_command(
     log_path = log_path.absolute() if log_path else daemon.default_log_path(image)
     recovery = _start(image, directory, options, frontend, log_path)
     _tell(image, recovery)
-    click.echo(f"{image} is mounted on {directory}; log: {log_path}")
+    if not quiet:
+        click.echo(f"{image} is mounted on {directory}; log: {log_path}")
 
 
 def _start(image: str, directory: str, options: MountOptions, frontend: str, log_path: Path) -> str:

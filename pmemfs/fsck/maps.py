@@ -207,7 +207,8 @@ def check_totals(
     """Yield files that count their pages wrongly, or have pages behind their end.
 
     Only the data of files counts: no node pages, and nothing of other types.
-    The latter is right in preallocated files and on the orphan list; what has no names and is not there, `links` finds.
+    The latter is right in preallocated files and on the orphan list; what has no names and is not
+    there, `links` finds.
     """
     chunk, slots = inodes.chunks[row], inodes.rows_of(row)
     counted = (inodes.type[slots] != 0) & (inodes.type[slots] != UNKNOWN_TYPE) & ~totals.broken

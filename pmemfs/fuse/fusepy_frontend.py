@@ -11,7 +11,8 @@ for until libfuse drops it.
 
 What this API cannot carry: rename flags, fallocate, SEEK_DATA, tmpfile, inode flags; hard links
 are separate inodes to the kernel, so an attribute changed through one name shows through the
-other after ``attr_timeout``, and data through a descriptor that is open already maybe never; requests are at most 128 KiB.
+other after ``attr_timeout``, and data through a descriptor that is open already maybe never;
+requests are at most 128 KiB.
 """
 
 from __future__ import annotations

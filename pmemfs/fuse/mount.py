@@ -121,6 +121,7 @@ def _run_native(
             idle_s=options.idle_s,
             cache=options.cache or "writeback",
             xattrs=options.xattrs,
+            owner=(options.uid, options.gid),
             on_ready=ready,
             unmount=lambda: unmount_for_signal(directory),
         ).run()

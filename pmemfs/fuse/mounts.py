@@ -127,6 +127,20 @@ def lock_holders(image: str) -> set[int]:
     return {int(f[4]) for f in fields if len(f) > 5 and f[1] == "FLOCK" and f[5] == inode}
 
 
+def wait_until_closed(image: str, timeout_s: float = 10.0) -> None:
+    """Wait while a daemon whose mount is gone still closes its image.
+
+    ``umount`` returns before that; what comes right after it need not fail. Returns at once when
+    nobody holds the image, and when it is mounted: then its lock will say so.
+    """
+    deadline = time.monotonic() + timeout_s
+    path = os.path.realpath(image)
+    while lock_holders(path) and all(mount.image != path for mount in iter_mounts()):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.01)
+
+
 def wait_for_exit(pids: set[int], timeout_s: float) -> bool:
     """Wait until one of the processes is gone (or there was none); False on a time-out."""
     deadline = time.monotonic() + timeout_s

@@ -85,31 +85,6 @@ _unpack_write = p.WRITE_IN.struct.unpack_from
 _pack_written = p.WRITE_OUT.struct.pack
 
 
-def _attributes(inode: Inode) -> tuple[int, ...]:
-    """Return the fields of ``fuse_attr``."""
-    atime_s, atime_ns = divmod(inode.atime_ns, _NS)
-    mtime_s, mtime_ns = divmod(inode.mtime_ns, _NS)
-    ctime_s, ctime_ns = divmod(inode.ctime_ns, _NS)
-    return (
-        inode.ino,
-        inode.size,
-        inode.pages << 3,
-        atime_s & _U64,
-        mtime_s & _U64,
-        ctime_s & _U64,
-        atime_ns,
-        mtime_ns,
-        ctime_ns,
-        inode.mode,
-        inode.nlink,
-        inode.uid,
-        inode.gid,
-        inode.rdev,
-        PAGE_BYTES,
-        0,
-    )
-
-
 _U64 = (1 << 64) - 1
 
 
@@ -128,12 +103,14 @@ class NativeFrontend:
         idle_s: float,
         cache: str = "writeback",
         xattrs: bool = True,
+        owner: tuple[int | None, int | None] = (None, None),
         on_ready: Callable[[], None] = lambda: None,
         unmount: Callable[[], None] = lambda: None,
     ) -> None:
         self._volume = volume
         self._fd = fd
         self._cache = cache
+        self._uid, self._gid = owner
         self._on_ready = on_ready
         self._unmount = unmount
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -346,17 +323,41 @@ class NativeFrontend:
 
     # -- entries and attributes --------------------------------------------------------------
 
+    def _attributes(self, inode: Inode) -> tuple[int, ...]:
+        """Return the fields of ``fuse_attr``."""
+        atime_s, atime_ns = divmod(inode.atime_ns, _NS)
+        mtime_s, mtime_ns = divmod(inode.mtime_ns, _NS)
+        ctime_s, ctime_ns = divmod(inode.ctime_ns, _NS)
+        return (
+            inode.ino,
+            inode.size,
+            inode.pages << 3,
+            atime_s & _U64,
+            mtime_s & _U64,
+            ctime_s & _U64,
+            atime_ns,
+            mtime_ns,
+            ctime_ns,
+            inode.mode,
+            inode.nlink,
+            inode.uid if self._uid is None else self._uid,
+            inode.gid if self._gid is None else self._gid,
+            inode.rdev,
+            PAGE_BYTES,
+            0,
+        )
+
     def _entry(self, inode: Inode) -> tuple[int, ...]:
         """Return the fields of ``fuse_entry_out``, and hold the inode for it."""
         self._volume.hold(inode.ino)
         head = (inode.ino, inode.generation, _VALID_S, _VALID_S, 0, 0)
-        return head + _attributes(inode)
+        return head + self._attributes(inode)
 
     def _entry_reply(self, inode: Inode) -> bytes:
         return p.ENTRY_OUT.struct.pack(*self._entry(inode))
 
     def _attr_reply(self, inode: Inode) -> bytes:
-        return p.ATTR_OUT.struct.pack(_VALID_S, 0, 0, *_attributes(inode))
+        return p.ATTR_OUT.struct.pack(_VALID_S, 0, 0, *self._attributes(inode))
 
     def _lookup(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         try:
@@ -420,8 +421,8 @@ class NativeFrontend:
             attributes=flags,  # the values of STATX_ATTR_IMMUTABLE and _APPEND are the same
             attributes_mask=p.INODE_FLAGS,
             nlink=inode.nlink,
-            uid=inode.uid,
-            gid=inode.gid,
+            uid=inode.uid if self._uid is None else self._uid,
+            gid=inode.gid if self._gid is None else self._gid,
             mode=inode.mode,
             ino=inode.ino,
             size=inode.size,

@@ -17,6 +17,7 @@ promote=PERCENT        a 2 MiB piece of a file becomes a whole extent when this 
                        populated (50)
 cache=MODE             writeback, writethrough or none: what the kernel keeps of file data
                        (native: writeback; fusepy: writethrough, or none)
+uid=N, gid=N           show all files as owned by this user or group
 noxattr                no extended attributes
 attr_timeout=SECONDS   fusepy only: how long the kernel keeps attributes (1)
 allow_other            let other users in; switches default_permissions on
@@ -56,6 +57,8 @@ class MountOptions:
     xattrs: bool = True
     cache: str | None = None
     attr_timeout_s: float = 1.0
+    uid: int | None = None
+    gid: int | None = None
     allow_other: bool = False
     default_permissions: bool = False
     kernel: list[str] = field(default_factory=list)
@@ -89,6 +92,7 @@ class MountOptions:
             "allow_other": self.allow_other,
             "default_permissions": self.default_permissions,
         }
+        options |= {n: v for n, v in (("uid", self.uid), ("gid", self.gid)) if v is not None}
         options |= {name: True for name, wanted in switches.items() if wanted}
         return options | dict.fromkeys(self.kernel, True)
 
@@ -122,13 +126,15 @@ def _apply(options: MountOptions, name: str, value: str | None) -> None:
         options.xattrs = False
     elif name == "attr_timeout":
         options.attr_timeout_s = _number(name, value, 0, 10**9)
+    elif name in ("uid", "gid"):
+        setattr(options, name, int(_number(name, value, 0, 2**32 - 2)))
     elif name in ("allow_other", "default_permissions"):
         setattr(options, name, True)
     elif name in KERNEL_FLAGS:
         options.kernel.append(name)
     elif name in ("fsname", "subtype") and value:
         setattr(options, name, value)
-    elif name not in _IGNORED:
+    elif name not in _IGNORED and not name.startswith("x-"):
         raise PmemfsError(
             errno.EINVAL, f"unknown mount option '{name}'; pmemfs mount --help lists them"
         )
