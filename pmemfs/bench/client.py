@@ -88,6 +88,9 @@ def files_fill(directory: str, count: int) -> Figures:
             os.write(fd, data)
             os.close(fd)
         sync(".")
+    with timed() as stat_new:
+        for name in shuffled(count):
+            os.stat(name)
     with timed() as stat:
         for name in shuffled(count):
             os.stat(name)
@@ -102,6 +105,7 @@ def files_fill(directory: str, count: int) -> Figures:
         raise SystemExit(f"readdir gave {n_listed} names of {count}")
     return {
         "create": count / create.seconds,
+        "stat-new": count / stat_new.seconds,
         "stat": count / stat.seconds,
         "readdir": count / readdir.seconds,
         "ls-l": count / listing.seconds,

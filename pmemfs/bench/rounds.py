@@ -6,7 +6,6 @@ run gets a new file system, which is gone again when it ends.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,15 +54,12 @@ def run_rounds(plan: Plan, results: Results, scratch: Path, tell: Tell) -> None:
         first = (number - 1) % len(plan.peers)
         for workload in plan.workloads:
             for peer in [*plan.peers[first:], *plan.peers[:first]]:
-                tell(f"round {number}/{plan.rounds}  {workload.name} on {peer.name}")
-                begin = time.monotonic()
+                tell(f"round {number}/{plan.rounds}: {workload.name} on {peer.name}")
                 outcome = run_once(plan, workload, peer, scratch)
                 results.add(number, peer.name, outcome)
-                errors = [f"{peer.name}, {where}: {e}" for where, e in outcome.errors.items()]
-                results.errors += [f"round {number}: {error}" for error in errors]
-                for error in errors:
-                    tell(f"  {error}")
-                tell(f"  {time.monotonic() - begin:.1f} s")
+                for where, error in outcome.errors.items():
+                    results.errors.append(f"round {number}, {peer.name}, {where}: {error}")
+                    tell(f"  {where}: {error}")
 
 
 def run_once(plan: Plan, workload: Workload, peer: Peer, scratch: Path) -> Outcome:

@@ -121,18 +121,19 @@ class ClientWorkload(Workload):
 def run_client(phase: str, directory: Path, argument: str) -> dict[str, float]:
     """Run one phase of the client and return its figures; raises `PmemfsError`."""
     program = Path(client.__file__)
-    command = [sys.executable, "-I", "-S", program, phase, directory, argument]
-    figures: dict[str, float] = json.loads(run(command))
+    words = [phase, str(directory), argument]
+    figures: dict[str, float] = json.loads(run([sys.executable, "-I", "-S", program, *words]))
     return figures
 
 
 class FilesWorkload(ClientWorkload):
-    """Small files of 1 KiB in one directory."""
+    """Small files of 1 KiB in one directory: stat when just made, again, and after a remount."""
 
     name = "files"
     summary = "create, stat, list, rename and unlink small files, one at a time"
     measures = (
         Measure("create", "/s", Kind.METADATA),
+        Measure("stat-new", "/s", Kind.METADATA),
         Measure("stat", "/s", Kind.STAT),
         Measure("stat-cold", "/s", Kind.METADATA),
         Measure("readdir", "/s", Kind.METADATA),
@@ -187,7 +188,7 @@ def make_tarball(scratch: Path, *, with_tests: bool) -> Path:
     ignore = shutil.ignore_patterns(*skipped, *([] if with_tests else ["test", "tests"]))
     tree = scratch / "tree"
     shutil.copytree(library, tree, symlinks=True, ignore=ignore)
-    git = ["git", "-c", "user.name=bench", "-c", "user.email=bench@localhost", "-C", tree]
+    git = ["git", "-c", "user.name=bench", "-c", "user.email=bench@localhost", "-C", str(tree)]
     run([*git, "init", "-q"])
     run([*git, "-c", "core.autocrlf=false", "add", "-f", "."])
     run([*git, "-c", "gc.auto=0", "commit", "-q", "-m", "tree"])
@@ -222,9 +223,6 @@ def all_workloads() -> list[Workload]:
     return [*map(FioWorkload, groups), FilesWorkload(), TreeWorkload(), SqliteWorkload()]
 
 
-QUICK_MEASURES = frozenset(job.name for job in fio.JOBS if job.quick)
-
-
 def validate_room(parent: Path, scale: Scale) -> None:
     """Raise `PmemfsError` unless the place for all images has room for one at a time."""
     status = os.statvfs(parent)
@@ -232,3 +230,8 @@ def validate_room(parent: Path, scale: Scale) -> None:
         raise PmemfsError(
             28, f"{parent} has not enough room: {scale.needed_bytes >> 20} MiB are needed"
         )
+
+
+def is_quick(measure: Measure) -> bool:
+    """Whether a measure is part of a quick run: some of fio's, and all others."""
+    return all(measure.name != job.name or job.quick for job in fio.JOBS)

@@ -275,7 +275,7 @@ class InodeTable:
 
     def _read(self, ino: int) -> Inode:
         chunk = self._chunks.get(ino_to_chunk(ino))
-        if chunk is None or (ino & (INODES_PER_EXTENT - 1)) >= chunk.frontier:
+        if not ino or chunk is None or (ino & (INODES_PER_EXTENT - 1)) >= chunk.frontier:
             raise PmemfsError(errno.ENOENT, f"there is no inode {ino}")
         inode = Inode(ino, inode_offset(chunk.extent, ino))
         self._decode(inode)

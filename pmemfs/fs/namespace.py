@@ -136,7 +136,7 @@ class Namespace:
         with self._journal.transaction() as tx:
             inode = self._new_inode(tx, directory, mode, uid, gid)
             self._inherit(tx, directory, inode, umask)
-            inode.rdev = rdev
+            inode.rdev = rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0
             if inode.is_dir:
                 inode.nlink = 2
                 inode.parent = parent
@@ -231,7 +231,7 @@ class Namespace:
         self._require_absent(directory, name)
         if inode.nlink >= LINK_MAX:
             raise PmemfsError(errno.EMLINK, f"a file has at most {LINK_MAX} names")
-        if not inode.nlink and inode not in self._orphans:
+        if not inode.nlink and inode.ino not in self._inodes.holds:  # its data is being freed
             raise PmemfsError(errno.ENOENT, "the file has been removed")
         with self._journal.transaction() as tx:
             self._inodes.guard(tx, inode)
@@ -318,15 +318,15 @@ class Namespace:
         target = self._inodes.get(found.ino) if found else None
         if target is not None and flags & RenameFlag.NOREPLACE:
             raise PmemfsError(errno.EEXIST, "the new name exists")
+        if target is None and flags & RenameFlag.EXCHANGE:
+            raise PmemfsError(errno.ENOENT, "there is nothing to exchange with")
         _require_removable(old_dir, inode)
         require_changeable(new_dir, append_too=False)
         if target is not None:
             _require_removable(new_dir, target)
         if inode.is_dir:
             self._require_outside(inode, new_dir)
-        if flags & RenameFlag.EXCHANGE:
-            if found is None or target is None:
-                raise PmemfsError(errno.ENOENT, "there is nothing to exchange with")
+        if flags & RenameFlag.EXCHANGE and target is not None:
             if target.is_dir:
                 self._require_outside(target, old_dir)
             if target is not inode:

@@ -419,14 +419,19 @@ class Volume:
         self._require_writable()
         inode = self.inodes.get(ino)
         require_changeable(inode, append_too=(mode, uid, gid, size, atime_ns) != (None,) * 5)
-        if drop_privileges or uid is not None or gid is not None:
-            self.drop_privileges(ino)
+        drops = drop_privileges or uid is not None or gid is not None
         if size is not None:
+            if drops:
+                self.drop_privileges(ino)
             self._set_size(inode, size)
         if (mode, uid, gid, atime_ns, mtime_ns, ctime_ns) == (None,) * 6:
+            if drops and size is None:
+                self.drop_privileges(ino)
             return inode
         with self.journal.transaction() as tx:
             self.inodes.guard(tx, inode)
+            if drops:
+                self._drop_privileges(tx, inode, set_id=True)
             if uid is not None:
                 inode.uid = uid
             if gid is not None:
@@ -455,18 +460,23 @@ class Volume:
         group may execute.
         """
         inode = self.inodes.get(ino)
+        with self.journal.transaction() as tx:
+            if self._drop_privileges(tx, inode, set_id=set_id):
+                self.inodes.put(tx, inode)
+
+    def _drop_privileges(self, tx: Transaction, inode: Inode, *, set_id: bool) -> bool:
+        """Do it within a transaction; tell whether the caller has to put the inode."""
         if not inode.is_file:
-            return
+            return False
         mode = without_set_id(inode.mode) if set_id else inode.mode
         has_capability = bool(inode.xattr) and _CAPABILITY in self._xattrs.read(inode)
         if mode == inode.mode and not has_capability:
-            return
-        with self.journal.transaction() as tx:
-            self.inodes.guard(tx, inode)
-            inode.mode = mode
-            if has_capability:
-                self._xattrs.remove(tx, inode, _CAPABILITY)
-            self.inodes.put(tx, inode)
+            return False
+        self.inodes.guard(tx, inode)
+        inode.mode = mode
+        if has_capability:
+            self._xattrs.remove(tx, inode, _CAPABILITY)
+        return True
 
     def _set_size(self, inode: Inode, size: int) -> None:
         self._require_file(inode)

@@ -154,7 +154,7 @@ class FusepyFrontend(fuse.FUSE):
     def getattr(self, path: bytes, buffer: Any) -> None:
         """stat(2)."""
         self._fill_stat(self._inode(path), buffer)
-        if _split(path)[1] in self._hidden:
+        if self._hidden and _split(path)[1] in self._hidden and buffer.contents.st_nlink:
             buffer.contents.st_nlink += 1  # libfuse takes one off for the name it has hidden
 
     def fgetattr(self, path: bytes | None, buffer: Any, info: Any) -> None:

@@ -6,12 +6,13 @@ import contextlib
 import errno
 import logging
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Options, Volume
-from pmemfs.fuse.mounts import unmount
+from pmemfs.fuse.mounts import sync_directory, unmount
 from pmemfs.fuse.native_mount import mount_native
 from pmemfs.fuse.options import MountOptions
 
@@ -115,7 +116,7 @@ def _run_native(
 
     fd = mount_native(directory, options)
     try:
-        NativeFrontend(
+        server = NativeFrontend(
             volume,
             fd,
             idle_s=options.idle_s,
@@ -124,7 +125,10 @@ def _run_native(
             owner=(options.uid, options.gid),
             on_ready=ready,
             unmount=lambda: unmount_for_signal(directory),
-        ).run()
+        )
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: server.request_unmount())
+        server.run()
     except BaseException:
         with contextlib.suppress(PmemfsError):
             unmount(directory, lazy=True)
@@ -133,14 +137,19 @@ def _run_native(
         os.close(fd)
 
 
-def unmount_for_signal(directory: str) -> None:
-    """Unmount because a signal asks for it; what is in use is synced and then detached."""
+def unmount_for_signal(directory: str) -> bool:
+    """Unmount because a signal asks for it; what is in use is synced and only detached.
+
+    Returns False then.
+    """
     try:
         unmount(directory)
+        return True
     except PmemfsError as error:
-        log.warning("%s", error)
-        try:
-            os.sync()
-            unmount(directory, lazy=True)
-        except PmemfsError as again:
-            log.error("%s", again)
+        log.info("%s; it is detached", error)
+    try:
+        sync_directory(directory)
+        unmount(directory, lazy=True)
+    except OSError as error:
+        log.error("%s", error)
+    return False

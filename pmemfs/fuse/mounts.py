@@ -104,6 +104,17 @@ def unmount(directory: str, *, lazy: bool = False) -> None:
     raise PmemfsError(code, f"cannot unmount {directory}: {os.strerror(code)}")
 
 
+def sync_directory(directory: str) -> None:
+    """Write back what the kernel caches of the file system of a directory (syncfs(2))."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(fd) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+    finally:
+        os.close(fd)
+
+
 def _unmount_unprivileged(directory: str, lazy: bool) -> int:
     program = shutil.which("fusermount3") or shutil.which("fusermount")
     if program is None:

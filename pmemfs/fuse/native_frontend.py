@@ -31,7 +31,6 @@ import logging
 import os
 import queue
 import select
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -52,6 +51,7 @@ _VALID_S = 24 * 3600
 _NS = 10**9
 _POLL_MOST_S = 1.0
 _STEP_EVERY = 256  # requests between two looks at the clock while they never stop coming
+SPIN_S = float(os.environ.get("PMEMFS_SPIN_US", "50")) / 1e6
 _SEEK_DATA = 3
 _WRITE_CACHE = 1
 
@@ -92,7 +92,8 @@ class NativeFrontend:
     """Serves one volume on an open ``/dev/fuse`` descriptor until it is unmounted.
 
     ``cache`` is ``writeback``, ``writethrough`` or ``none``. ``unmount`` is called, in a thread,
-    when a signal asks to stop; requests are served meanwhile.
+    after `request_unmount`, while requests are served; it returns whether the kernel will end the
+    connection, or False when it has only detached the directory.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class NativeFrontend:
         xattrs: bool = True,
         owner: tuple[int | None, int | None] = (None, None),
         on_ready: Callable[[], None] = lambda: None,
-        unmount: Callable[[], None] = lambda: None,
+        unmount: Callable[[], bool] = lambda: False,
     ) -> None:
         self._volume = volume
         self._fd = fd
@@ -173,21 +174,24 @@ class NativeFrontend:
 
     def run(self) -> None:
         """Serve until the file system is unmounted."""
-        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         self._syncer.start()
         try:
             self._loop()
         finally:
             self._syncs.put(None)
             self._syncer.join()
-            for number, handler in previous.items():
-                signal.signal(number, handler)
             os.close(self._wake_read)
             os.close(self._wake_write)
 
-    def _on_signal(self, number: int, frame: object) -> None:
+    def request_unmount(self) -> None:
+        """Unmount soon; may be called from a signal handler or another thread."""
         with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"s")
+            os.write(self._wake_write, b"u")
+
+    def _unmount_now(self) -> None:
+        if not self._unmount():
+            self._done = True  # detached: those who still use it get ENOTCONN
+            self.request_unmount()
 
     def _loop(self) -> None:
         poller = select.poll()
@@ -195,13 +199,14 @@ class NativeFrontend:
         poller.register(self._wake_read, select.POLLIN)
         buffers = [self._buffer]
         fd = self._fd
-        readv = os.readv
+        readv, poll = os.readv, poller.poll
         os.set_blocking(fd, False)
         while not self._done:
+            if not poll(0) and not self._spin(poll):
+                self._wait(poller)
             try:
                 length = readv(fd, buffers)
             except BlockingIOError:
-                self._wait(poller)
                 continue
             except OSError as error:
                 if error.errno == errno.ENODEV:  # unmounted
@@ -214,13 +219,28 @@ class NativeFrontend:
             if not self.requests % _STEP_EVERY:
                 self._step_if_due()
 
+    def _spin(self, poll: Callable[[int], list[tuple[int, int]]]) -> bool:
+        """Wait a moment without sleeping; tell whether something has come.
+
+        Yields the core each time: a client that waits for this very core goes on at once, and one
+        on another core finds its request taken without a wake-up (see ARCHITECTURE.md).
+        """
+        deadline = time.perf_counter() + SPIN_S
+        while time.perf_counter() < deadline:
+            os.sched_yield()
+            if poll(0):
+                return True
+        return False
+
     def _wait(self, poller: select.poll) -> None:
         """Do idle work that is due, then sleep until a request, a signal, or the next step."""
         delay = self._step_if_due()
         for fd, _ in poller.poll(delay * 1000):
             if fd == self._wake_read:
                 os.read(self._wake_read, 64)
-                threading.Thread(target=self._unmount, name="unmount", daemon=True).start()
+                if not self._done:
+                    target = self._unmount_now
+                    threading.Thread(target=target, name="unmount", daemon=True).start()
 
     def _step_if_due(self) -> float:
         """Do one bounded step if one is due; return the seconds until the next."""
