@@ -4,7 +4,7 @@ PY := .venv/bin/python
 WORKERS ?= 2
 SBIN ?= /sbin
 
-.PHONY: help setup demo test test-slow check format clean install uninstall
+.PHONY: help setup demo test test-slow bench check format clean install uninstall
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ test: setup  ## Run the tests (minutes; mounts included)
 
 test-slow: setup  ## Run also the tests that take longer
 	$(PY) -m pytest -n $(WORKERS) -m "slow or not slow"
+
+bench: setup  ## Compare speed with other file systems; ARGS="--quick --png peers.png"
+	$(PY) scripts/bench_peers.py $(ARGS)
 
 check: setup  ## Check format, lint, types and layers
 	.venv/bin/ruff format --check .

@@ -36,8 +36,8 @@ step "Make an image: 4 GiB are promised, a few KiB are written."
 run pmemfs mkfs "$image" --size 4G --label demo
 run du -h "$image"
 
-step "Mount it. The daemon stays in the background; descriptors are idle after 2 seconds here."
-run pmemfs mount "$image" "$dir" -o idle=2 --log "$log"
+step "Mount it. The daemon stays in the background; descriptors are idle after 5 seconds here."
+run pmemfs mount "$image" "$dir" -o idle=5 --log "$log"
 run df -h "$dir"
 
 step "Copy a real tree in (the installed numpy) and compare every byte."
@@ -60,7 +60,7 @@ expect split_extents -gt 0
 expect page_descriptors -gt 0
 
 step "Nobody touches anything for the idle time: the page descriptors are gone."
-for _ in $(seq 50); do [ "$(count split_extents)" = 0 ] && break; sleep 0.2; done
+for _ in $(seq 100); do [ "$(count split_extents)" = 0 ] && break; sleep 0.2; done
 run pmemfs inspect usage "$image"
 expect split_extents -eq 0
 expect page_descriptors -eq 0
@@ -73,7 +73,7 @@ run pmemfs umount "$dir"
 run pmemfs fsck "$image"
 
 step "Mount again and compare again."
-run pmemfs mount "$image" "$dir" -o idle=2 --log "$log"
+run pmemfs mount "$image" "$dir" -o idle=5 --log "$log"
 run diff -r --no-dereference "$tree" "$dir/tree"
 
 step "Kill the daemon in the middle of a copy (SIGKILL). Nothing acknowledged is lost."
@@ -84,7 +84,7 @@ daemon=$(tail -n 1 "$log" | cut -d' ' -f3)
 run kill -KILL "$daemon"
 wait "$copier" || true
 run pmemfs umount "$dir"
-run pmemfs mount "$image" "$dir" -o idle=2 --log "$log"
+run pmemfs mount "$image" "$dir" -o idle=5 --log "$log"
 run diff -r --no-dereference "$tree" "$dir/tree"
 run pmemfs umount "$dir"
 run pmemfs fsck "$image"

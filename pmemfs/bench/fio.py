@@ -9,6 +9,7 @@ page cache answers. Files hold random bytes.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -214,12 +215,18 @@ class FioBench:
 
     def run(self, job: FioJob) -> FioResult:
         """Run one job; raises `PmemfsError` with what fio said."""
-        self._settle(warm=job.state == "warm" and not job.direct)
         command = fio_command(job, self._home, self._scale)
         try:
+            self._settle(warm=job.state == "warm" and not job.direct)
             return parse_result(run(command, timeout_s=_JOB_TIMEOUT_S))
+        except PmemfsError:
+            raise
+        except OSError as error:
+            code = error.errno or errno.EIO
+            raise PmemfsError(code, f"{self._home}: {os.strerror(code)}") from error
         finally:
-            (self._home / "fresh").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (self._home / "fresh").unlink(missing_ok=True)
 
     @property
     def _files(self) -> list[Path]:

@@ -24,7 +24,7 @@ from pmemfs.errors import PmemfsError
 
 Table = tuple[list[str], list[tuple[str, ...]]]
 
-_INCHES_PER_ROW = 0.42
+_INCHES_PER_ROW = 0.3
 _VERDICT_ORDER = ("met", "close", "not met")
 IO_COLUMNS = ["job", ">IOPS", ">MiB/s", ">mean µs", ">p99 µs"]
 
@@ -66,7 +66,7 @@ def comparisons(results: Results, measure: Measure) -> dict[str, Comparison]:
     ours, *others = results.peers
     samples = results.samples.get(measure.name, {})
     return {
-        peer: compare(measure, samples[ours], samples[peer], goal(peer, measure.kind))
+        peer: compare(measure, samples[ours], samples[peer], goal(ours, peer, measure.kind))
         for peer in others
         if samples.get(ours, {}).keys() & samples.get(peer, {}).keys()
     }
@@ -220,6 +220,7 @@ def write_chart(results: Results, path: Path) -> None:
         _draw_peer(axes, results, measures, peer, offset, thickness)
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}x")
     axes.set_yticks(range(len(measures)), [measure.name for measure in measures])
     axes.invert_yaxis()
     axes.margins(y=0.01)

@@ -5,7 +5,8 @@ Every peer stores in the same place, a tmpfs (`/dev/shm`), without access times.
 * *native*, *fusepy*: an image, mounted by ``pmemfs mount``, options as people get them.
 * *passthrough_ll*: libfuse's own example in C, ``-O2``, over a tmpfs; ``cache=always``,
   ``writeback`` and validity of a day, so that the kernel may keep as much as it does for native;
-  as many threads as libfuse likes. *passthrough_ll-s* is the same with one thread.
+  as many threads as libfuse likes. *passthrough_ll-s* is the same with one thread, which one
+  client finds faster on few cores: to leave it out would flatter us.
 * *fuse2fs*: ext4 in user space on an image file, with its defaults: ``kernel_cache``,
   ``big_writes`` and attributes that are asked for each time.
 * *ext4-loop*: ext4 of the kernel on a loop device over an image file.
@@ -271,7 +272,7 @@ def all_peers() -> dict[str, Peer]:
     return {peer.name: peer for peer in peers}
 
 
-DEFAULT_PEERS = ("native", "fusepy", "passthrough_ll", "fuse2fs", "ext4-loop")
+DEFAULT_PEERS = tuple(all_peers())
 
 
 class Site:
@@ -380,13 +381,19 @@ def _unmount(directory: Path) -> None:
         if not _is_mounted(directory):
             return
         try:
-            run(["umount", directory], timeout_s=UNMOUNT_TIMEOUT_S)
+            run([*_umount_command(lazy=False), directory], timeout_s=UNMOUNT_TIMEOUT_S)
         except CommandError as error:
             if "busy" not in str(error):
                 break
             time.sleep(_BUSY_WAIT_S)
     if _is_mounted(directory):
-        run(["umount", "-l", directory], timeout_s=UNMOUNT_TIMEOUT_S)
+        run([*_umount_command(lazy=True), directory], timeout_s=UNMOUNT_TIMEOUT_S)
+
+
+def _umount_command(*, lazy: bool) -> list[str]:
+    if os.geteuid() == 0:
+        return ["umount", "-l"] if lazy else ["umount"]
+    return ["fusermount3", "-u", "-z"] if lazy else ["fusermount3", "-u"]
 
 
 def _is_mounted(directory: Path) -> bool:
@@ -414,11 +421,17 @@ def probe(peer: Peer, scratch: Path) -> str | None:
 
 @contextlib.contextmanager
 def scratch_directory(parent: Path) -> Iterator[Path]:
-    """Make a directory for all sites, and remove it if nothing is mounted below it."""
+    """Make a directory for all sites, and remove it.
+
+    It is left alone, and a `PmemfsError` says so, if something below is still mounted.
+    """
     scratch = Path(tempfile.mkdtemp(prefix="pmemfs-peers-", dir=parent))
     try:
         yield scratch
     finally:
         table = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
-        if f" {scratch}/" not in table:
-            shutil.rmtree(scratch, ignore_errors=True)
+        if f" {scratch}/" in table:
+            raise PmemfsError(
+                errno.EBUSY, f"something is still mounted: see findmnt | grep {scratch}"
+            )
+        shutil.rmtree(scratch, ignore_errors=True)

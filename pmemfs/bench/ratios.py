@@ -47,10 +47,13 @@ class Measure:
         return ours / theirs if self.higher_is_better else theirs / ours
 
 
-# What native is to reach against each peer, by kind; None asks for nothing. The default is last.
+GOALS_OF = "native"
+
+# What it is to reach against each peer, by kind; None asks for nothing. The default is last.
 GOALS: dict[str, tuple[dict[Kind, float], float | None]] = {
     "fusepy": ({}, 1.0),
     "passthrough_ll": ({Kind.LARGE: 2.0}, 1.0),
+    "passthrough_ll-s": ({Kind.LARGE: 2.0}, 1.0),
     "fuse2fs": (
         {
             Kind.DIRECT_4K: 1.5,
@@ -74,8 +77,10 @@ GOALS: dict[str, tuple[dict[Kind, float], float | None]] = {
 }
 
 
-def goal(peer: str, kind: Kind) -> float | None:
-    """Return the ratio that native is to reach against a peer, or None if no goal is set."""
+def goal(ours: str, peer: str, kind: Kind) -> float | None:
+    """Return the ratio that ``ours`` is to reach against a peer, or None if no goal is set."""
+    if ours != GOALS_OF:
+        return None
     by_kind, default = GOALS.get(peer, ({}, None))
     return by_kind.get(kind, default)
 

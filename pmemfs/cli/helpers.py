@@ -28,7 +28,7 @@ _PASSED_BY_MOUNT = click.Path()
 def mount_helper(
     image: str, directory: str, options: tuple[str, ...], verbose: bool, fake: bool, **_: object
 ) -> None:
-    r"""What mount(8) calls for the type pmemfs.
+    """What mount(8) calls for the type pmemfs.
 
     \b
     Examples:
@@ -62,7 +62,7 @@ def mount_helper(
 def mkfs_helper(
     image: str, kib: int | None, size: str | None, label: str, force: bool, **_: object
 ) -> None:
-    r"""What mkfs(8) calls for the type pmemfs.
+    """What mkfs(8) calls for the type pmemfs.
 
     \b
     Examples:
@@ -85,7 +85,7 @@ def mkfs_helper(
 @click.option("-C", "progress_fd", type=int, help="Ignored.")
 @click.option("-T", "-V", "-r", "-M", "quiet", is_flag=True, help="Ignored.")
 def fsck_helper(image: str, **_: object) -> None:
-    r"""What fsck(8) calls for the type pmemfs; exit status as fsck(8).
+    """What fsck(8) calls for the type pmemfs; exit status as fsck(8).
 
     \b
     Examples:

@@ -28,14 +28,14 @@ class SizeType(click.ParamType):
 
 
 @click.command("mkfs", short_help="Make an image.")
-@click.argument("image", type=click.Path())
+@click.argument("image", type=click.Path(readable=False))
 @click.option(
     "--size", "size_bytes", type=SizeType(), required=True, help="As 64M, 64G, 8T; at least 64M."
 )
 @click.option("--label", default="", help="A name for people, up to 64 bytes.")
 @click.option("--force", is_flag=True, help="Overwrite an image that is there.")
 def mkfs_command(image: str, size_bytes: int, label: str, force: bool) -> None:
-    r"""Make an image: a sparse file that grows as it is used, mode 0600.
+    """Make an image: a sparse file that grows as it is used, mode 0600.
 
     The size is rounded down to 2 MiB. A size that the host file system refuses is answered with
     the largest that it allows.

@@ -40,8 +40,8 @@ Examples:
   pmemfs mount -f disk.img /mnt
 """,
 )
-@click.argument("image", type=click.Path())
-@click.argument("directory", type=click.Path())
+@click.argument("image", type=click.Path(readable=False))
+@click.argument("directory", type=click.Path(readable=False))
 @click.option("-f", "--foreground", is_flag=True, help="Stay in front; log to stderr.")
 @click.option("-o", "option_texts", multiple=True, metavar="OPT,...", help="Options, see above.")
 @click.option(
@@ -64,7 +64,8 @@ def mount_command(
     options = parse(list(option_texts), image)
     mounts.validate_mount_point(directory)
     mounts.wait_until_closed(image)
-    validate_after_reboot(image)
+    if not options.read_only:
+        validate_after_reboot(image)
     validate_fuse_device()
     if frontend == "fusepy":
         options.for_libfuse()
@@ -115,10 +116,10 @@ def validate_after_reboot(image: str) -> None:
 
 
 @click.command("umount", short_help="Unmount, and wait until the image is closed.")
-@click.argument("directory", type=click.Path())
+@click.argument("directory", type=click.Path(readable=False))
 @click.option("-l", "--lazy", is_flag=True, help="Detach now, close when the last user is gone.")
 def umount_command(directory: str, lazy: bool) -> None:
-    r"""Unmount a directory; return when the daemon is gone and the image is closed.
+    """Unmount a directory; return when the daemon is gone and the image is closed.
 
     Also removes a dead mount, whose daemon has been killed.
 

@@ -49,6 +49,7 @@ from pmemfs.pages.clock import Clock
 from pmemfs.pages.descriptors import LINES_PER_PAGE
 
 _DIRTY = int(PageFlag.DIRTY)
+_PREALLOCATED = int(InodeFlag.PREALLOCATED)
 _ZEROS = memoryview(bytes(EXTENT_BYTES))
 _PAGE_MASK = PAGE_BYTES - 1
 _STEP_1 = 1 << 32  # from the owner word of a page to that of the next page of a file
@@ -161,7 +162,7 @@ class Files:
 
     def _write_what_fits(self, inode: Inode, offset: int, data: memoryview) -> int:
         """Write the longest page-wise prefix there is room for, by halving; return its bytes."""
-        if len(data) <= PAGE_BYTES:
+        if (offset & _PAGE_MASK) + len(data) <= PAGE_BYTES:
             return 0
         middle = ((offset + len(data) // 2) & ~_PAGE_MASK) - offset
         half = middle if middle > 0 else PAGE_BYTES - (offset & _PAGE_MASK)
@@ -268,7 +269,7 @@ class Files:
     def _change_size(self, tx: Transaction, inode: Inode, size: int) -> None:
         self._inodes.guard(tx, inode)
         if self._keeps_size and size > inode.size:
-            inode.flags |= InodeFlag.PREALLOCATED
+            inode.flags |= _PREALLOCATED
         else:
             inode.size = size
         if self._now_ns is not None:
@@ -281,7 +282,7 @@ class Files:
         if new_end <= size or self._keeps_size:
             return
         stop = pages_of(new_end)
-        if not inode.flags & InodeFlag.PREALLOCATED:  # nothing is mapped behind the last piece
+        if not inode.flags & _PREALLOCATED:  # nothing is mapped behind the last piece
             stop = min(stop, ((size >> PAGE_SHIFT) | (PAGES_PER_EXTENT - 1)) + 1)
         for index, count, pfn, whole in self._maps.iter_runs(inode, size >> PAGE_SHIFT, stop):
             for first, n in _by_extent(pfn, count):
@@ -351,8 +352,9 @@ class Files:
             self._expose(inode, min(offset, first << PAGE_SHIFT))
             lines = self._copy_into(inode, base, first, old, offset)
             start = base + (offset & (EXTENT_BYTES - 1))
-            self._device.store(start, data)
-            self._device.flush(start, len(data))
+            if data.obj is not _ZEROS.obj:  # the new extent reads as zeros already
+                self._device.store(start, data)
+                self._device.flush(start, len(data))
             for index, count, _, _ in old:
                 self._maps.clear(tx, inode, index, index + count)
             pfn = extent << EXTENT_PAGE_SHIFT

@@ -91,7 +91,6 @@ def _open_new(path: str, force: bool) -> tuple[int, bool]:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise PmemfsError(errno.EINVAL, f"{path} is not a regular file")
         lock_image(fd, "exclusive", path)
-        os.ftruncate(fd, 0)
     except BaseException:
         os.close(fd)
         raise
@@ -99,37 +98,51 @@ def _open_new(path: str, force: bool) -> tuple[int, bool]:
 
 
 def _set_size(fd: int, path: str, geometry: Geometry) -> None:
+    """Make the file empty and as long as the device; what is there is kept if that is refused."""
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    size_bytes = geometry.device_bytes
+    if not _host_allows(fd, size_bytes):
+        limit = host_limit(fd, size_bytes)
+        raise PmemfsError(
+            errno.EFBIG,
+            f"the host refuses a file of {format_size(size_bytes)}, or to map it; the largest "
+            f"image it allows here is {limit // EXTENT_BYTES * 2}M ({format_size(limit)})",
+        )
     try:
-        os.ftruncate(fd, geometry.device_bytes)
+        os.ftruncate(fd, 0)
+        os.ftruncate(fd, size_bytes)
         for offset in _used_pages(geometry):
             os.posix_fallocate(fd, offset, PAGE_BYTES)
     except OSError as error:
         code = error.errno or errno.EIO
-        if code not in (errno.EFBIG, errno.EINVAL):
-            message = f"cannot make {path}: {error.strerror}"
-        else:
-            limit = host_limit(fd, geometry.device_bytes)
-            message = (
-                f"the host file system refuses a file of {format_size(geometry.device_bytes)}; "
-                f"the largest image it allows here is {limit // EXTENT_BYTES * 2}M "
-                f"({format_size(limit)})"
-            )
-        raise PmemfsError(code, message) from error
+        raise PmemfsError(code, f"cannot make {path}: {error.strerror}") from error
 
 
 def host_limit(fd: int, refused_bytes: int) -> int:
-    """Return the largest size in whole extents that the host lets a file have, by bisection."""
+    """Return the largest size in whole extents that the host allows, by bisection."""
     low, high = 0, refused_bytes // EXTENT_BYTES
     while high - low > 1:
         middle = (low + high) // 2
-        try:
-            os.ftruncate(fd, middle * EXTENT_BYTES)
+        if _host_allows(fd, middle * EXTENT_BYTES):
             low = middle
-        except OSError:
+        else:
             high = middle
-    os.ftruncate(fd, 0)
     return low * EXTENT_BYTES
+
+
+def _host_allows(fd: int, size_bytes: int) -> bool:
+    """Tell whether a file can have this size and be mapped; it keeps what it holds."""
+    before = os.fstat(fd).st_size
+    if size_bytes <= before:
+        return True
+    try:
+        os.ftruncate(fd, size_bytes)
+        MappedDevice(fd, size_bytes).close()
+    except (OSError, OverflowError, MemoryError):
+        return False
+    finally:
+        os.ftruncate(fd, before)
+    return True
 
 
 def _used_pages(geometry: Geometry) -> list[int]:

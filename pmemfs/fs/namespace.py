@@ -24,7 +24,9 @@ from pmemfs.layout.words import owner_word
 from pmemfs.pages import Arena
 from pmemfs.pages.clock import Clock
 
-_FIXED = InodeFlag.IMMUTABLE | InodeFlag.APPEND
+# plain integers: the arithmetic of flag classes is slow, and this is asked by every operation
+_IMMUTABLE = int(InodeFlag.IMMUTABLE)
+_FIXED = _IMMUTABLE | int(InodeFlag.APPEND)
 
 
 class RenameFlag(IntFlag):
@@ -46,7 +48,7 @@ def validate_name(name: bytes) -> None:
 
 def require_changeable(inode: Inode, *, append_too: bool = True) -> None:
     """Raise EPERM for an immutable inode, and for an append-only one if ``append_too``."""
-    if inode.flags & (_FIXED if append_too else InodeFlag.IMMUTABLE):
+    if inode.flags & (_FIXED if append_too else _IMMUTABLE):
         raise PmemfsError(errno.EPERM, "immutable or append-only (see lsattr)")
 
 
@@ -147,6 +149,7 @@ class Namespace:
     def tmpfile(self, parent: int, mode: int, uid: int, gid: int, umask: int = 0) -> Inode:
         """Make a file without a name, on the orphan list; `link` can give it one."""
         directory = self.directory(parent)
+        require_changeable(directory, append_too=False)
         with self._journal.transaction() as tx:
             inode = self._new_inode(tx, directory, mode, uid, gid)
             self._inherit(tx, directory, inode, umask)

@@ -66,6 +66,7 @@ _FALLOC_MODES = (
 )
 _DISCARD_AT_CLOSE = 1024
 _CAPABILITY = b"security.capability"
+_PREALLOCATED = int(InodeFlag.PREALLOCATED)
 _USER_FLAGS = int(InodeFlag.IMMUTABLE | InodeFlag.APPEND)
 _COPY_MOST = 16 << 20
 _DAY_NS = 24 * 3600 * 10**9
@@ -252,6 +253,7 @@ class Volume:
         """Return sizes as ``df`` shows them: the fixed extents count as used."""
         free = self.pool.free_pages
         free_inodes = self.inodes.free_known + self.pool.free_extents * INODES_PER_EXTENT
+        free_inodes = min(free_inodes, (1 << 32) - self.inodes.in_use)
         return Statfs(
             PAGE_BYTES,
             self.geometry.n_pages,
@@ -466,7 +468,7 @@ class Volume:
 
     def _drop_privileges(self, tx: Transaction, inode: Inode, *, set_id: bool) -> bool:
         """Do it within a transaction; tell whether the caller has to put the inode."""
-        if not inode.is_file:
+        if inode.is_dir:
             return False
         mode = without_set_id(inode.mode) if set_id else inode.mode
         has_capability = bool(inode.xattr) and _CAPABILITY in self._xattrs.read(inode)
@@ -490,7 +492,7 @@ class Volume:
         with self.journal.transaction() as tx:
             self.inodes.guard(tx, inode)
             inode.size = size
-            inode.flags &= ~InodeFlag.PREALLOCATED  # what lay behind the end goes too
+            inode.flags &= ~_PREALLOCATED  # what lay behind the end goes too
             inode.mtime_ns = inode.ctime_ns = self._clock.now_ns()
             done = self.orphans.cut(tx, inode)
             self.inodes.put(tx, inode)

@@ -65,7 +65,7 @@ def make_log_folder(path: Path) -> None:
     """Make the folder of a log file; raises `PmemfsError` with what to do."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise PmemfsError(
             error.errno or 5,

@@ -12,6 +12,7 @@ for until libfuse drops it.
 What this API cannot carry: rename flags, fallocate, SEEK_DATA, tmpfile, inode flags; hard links
 are separate inodes to the kernel, so an attribute changed through one name shows through the
 other after ``attr_timeout``, and data through a descriptor that is open already maybe never;
+a removed file that is still open has no stat(2) once its directory is removed, too;
 requests are at most 128 KiB.
 """
 
@@ -50,8 +51,14 @@ _HIDDEN = re.compile(rb"\.fuse_hidden[0-9a-f]{16}")
 _UTIME_NOW = (1 << 30) - 1
 _UTIME_OMIT = (1 << 30) - 2
 _NO_ID = 0xFFFFFFFF
+_HIDDEN_LIMIT = 64
 _SHARED_LIMIT = 1 << 16
 _LATIN = "latin-1"  # maps every byte to one character and back
+
+
+def _latin(text: str) -> str:
+    """Return text as fusepy wants it, which encodes it with `_LATIN`."""
+    return os.fsencode(text).decode(_LATIN)
 
 
 def _split(path: bytes) -> tuple[bytes, bytes]:
@@ -83,11 +90,13 @@ class FusepyFrontend(fuse.FUSE):
         self._stop = threading.Event()
         self._timer = threading.Thread(target=self._run_idle_work, name="idle", daemon=True)
         self._hidden: dict[bytes, int] = {}
+        self._hidden_limit = _HIDDEN_LIMIT
         # files that have had several names and not been opened alone since: see `open`
         self._shared: set[int] = set()
         names = _OPERATIONS + (_XATTR_OPERATIONS if xattrs else ())
         implemented = SimpleNamespace(use_ns=True, **dict.fromkeys((*names, *_FLAGS), 1))
-        text = os.fsencode(directory).decode(_LATIN)
+        text = _latin(directory)
+        options = {k: _latin(v) if isinstance(v, str) else v for k, v in options.items()}
         try:
             super().__init__(
                 implemented, text, encoding=_LATIN, foreground=True, nothreads=True, **options
@@ -252,10 +261,20 @@ class FusepyFrontend(fuse.FUSE):
         if _HIDDEN.fullmatch(hidden):
             inode = self._volume.resolve(old)
             if inode.ino in self._volume.inodes.holds and not inode.is_dir:
+                self._note_shared(old)
                 self._volume.unlink(*self._parent(old))
+                self._forget_released()
                 self._hidden[hidden] = inode.ino
                 return
+        self._note_shared(new)
         self._volume.rename(*self._parent(old), *self._parent(new))
+
+    def _forget_released(self) -> None:
+        """Forget hidden names that libfuse could not drop, because their directory went first."""
+        if len(self._hidden) >= self._hidden_limit:
+            holds = self._volume.inodes.holds
+            self._hidden = {name: ino for name, ino in self._hidden.items() if ino in holds}
+            self._hidden_limit = max(_HIDDEN_LIMIT, 2 * len(self._hidden))
 
     # -- data --------------------------------------------------------------------------------
 
@@ -304,6 +323,9 @@ class FusepyFrontend(fuse.FUSE):
 
     def write(self, path: bytes | None, buffer: Any, size: int, offset: int, info: Any) -> int:
         """pwrite(2): one copy, to the device."""
+        if info.contents.flags & os.O_APPEND:
+            # the kernel knows one size for each name of a file, and so may be behind
+            offset = self._volume.inode(info.contents.fh).size
         source = (ctypes.c_char * size).from_address(ctypes.addressof(buffer.contents))
         return self._volume.write(info.contents.fh, offset, memoryview(source).cast("B"))
 

@@ -43,6 +43,10 @@ def validate_fuse_device() -> None:
         raise PmemfsError(
             errno.ENODEV, "there is no /dev/fuse: load the kernel's module (modprobe fuse)"
         )
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise PmemfsError(
+            errno.EACCES, "permission denied: /dev/fuse is closed to you; mount as root, or open it"
+        )
 
 
 def describe_recovery(volume: Volume) -> str | None:
@@ -55,7 +59,7 @@ def describe_recovery(volume: Volume) -> str | None:
     else:
         r = volume.replay
         parts.append(
-            f"replayed transaction {r.sequence} ({r.entries} entries, {r.stored_bytes} bytes)"
+            f"replayed transaction {r.sequence} ({r.stored_bytes} bytes in {r.entries} places)"
         )
     if len(volume.orphans):
         parts.append(f"{len(volume.orphans)} orphans to free")

@@ -55,7 +55,10 @@ def find_mount(directory: str) -> Mount | None:
 
 def _real_path(directory: str) -> str:
     """Resolve a path without asking the last component, whose daemon may be dead."""
-    parent, name = os.path.split(os.path.abspath(directory))
+    path = os.path.abspath(directory)
+    if os.path.islink(path):
+        path = os.path.abspath(os.path.join(os.path.dirname(path), os.readlink(path)))
+    parent, name = os.path.split(path)
     return os.path.join(os.path.realpath(parent), name) if name else parent
 
 
@@ -155,8 +158,17 @@ def wait_until_closed(image: str, timeout_s: float = 10.0) -> None:
 def wait_for_exit(pids: set[int], timeout_s: float) -> bool:
     """Wait until one of the processes is gone (or there was none); False on a time-out."""
     deadline = time.monotonic() + timeout_s
-    while pids and all(os.path.exists(f"/proc/{pid}") for pid in pids):
+    while pids and all(is_running(pid) for pid in pids):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.005)
     return True
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process is there and has not ended; one that nobody has reaped has."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return status.rpartition(b") ")[2][:1] not in (b"Z", b"X")

@@ -206,7 +206,8 @@ class NativeFrontend:
                 self._wait(poller)
             try:
                 length = readv(fd, buffers)
-            except BlockingIOError:
+            except BlockingIOError:  # it was a signal
+                self._wait(poller)
                 continue
             except OSError as error:
                 if error.errno == errno.ENODEV:  # unmounted
@@ -406,10 +407,10 @@ class NativeFrontend:
         valid = request["valid"]
         now = self._volume.options.clock.now_ns()
 
-        def field(flag: SetattrFlag, name: str) -> int | None:
+        def field(flag: int, name: str) -> int | None:
             return request[name] if valid & flag else None
 
-        def stamp(flag: SetattrFlag, now_flag: SetattrFlag, name: str) -> int | None:
+        def stamp(flag: int, now_flag: int, name: str) -> int | None:
             if valid & now_flag:
                 return now
             if not valid & flag:
@@ -426,8 +427,10 @@ class NativeFrontend:
             size=field(SetattrFlag.SIZE, "size"),
             atime_ns=stamp(SetattrFlag.ATIME, SetattrFlag.ATIME_NOW, "atime"),
             mtime_ns=stamp(SetattrFlag.MTIME, SetattrFlag.MTIME_NOW, "mtime"),
-            ctime_ns=stamp(SetattrFlag.CTIME, SetattrFlag(0), "ctime"),
-            drop_privileges=bool(valid & SetattrFlag.KILL_SUIDGID),
+            ctime_ns=stamp(SetattrFlag.CTIME, 0, "ctime"),
+            # a request that changes nothing, or the ctime alone, is chown(2) to nobody else
+            drop_privileges=bool(valid & SetattrFlag.KILL_SUIDGID)
+            or not valid & ~SetattrFlag.CTIME,
         )
         return self._attr_reply(inode)
 

@@ -22,7 +22,7 @@ noxattr                no extended attributes
 attr_timeout=SECONDS   fusepy only: how long the kernel keeps attributes (1)
 allow_other            let other users in; switches default_permissions on
 default_permissions    let the kernel check permissions
-dev, suid, exec, sync, dirsync and their no-forms, fsname=, subtype= as for mount(8)"""
+dev, suid, exec, sync, dirsync and their no-forms as for mount(8)"""
 
 # option: (flag of mount(2), whether the flag is wanted)
 KERNEL_FLAGS = {
@@ -132,8 +132,6 @@ def _apply(options: MountOptions, name: str, value: str | None) -> None:
         setattr(options, name, True)
     elif name in KERNEL_FLAGS:
         options.kernel.append(name)
-    elif name in ("fsname", "subtype") and value:
-        setattr(options, name, value)
     elif name not in _IGNORED and not name.startswith("x-"):
         raise PmemfsError(
             errno.EINVAL, f"unknown mount option '{name}'; pmemfs mount --help lists them"

@@ -200,8 +200,8 @@ class InitFlag(IntFlag):
     DIRECT_IO_ALLOW_MMAP = 1 << 36
 
 
-class SetattrFlag(IntFlag):
-    """Which fields of ``fuse_setattr_in`` are meant."""
+class SetattrFlag:
+    """Which fields of ``fuse_setattr_in`` are meant; plain integers, for the hot path."""
 
     MODE = 1 << 0
     UID = 1 << 1
@@ -215,8 +215,8 @@ class SetattrFlag(IntFlag):
     KILL_SUIDGID = 1 << 11
 
 
-class OpenFlag(IntFlag):
-    """What the reply to OPEN or OPENDIR allows the kernel."""
+class OpenFlag:
+    """What the reply to OPEN or OPENDIR allows the kernel; plain integers."""
 
     DIRECT_IO = 1 << 0
     KEEP_CACHE = 1 << 1

@@ -40,13 +40,13 @@ from pmemfs.layout.records import (
     JOURNAL_HEADER,
     NOTHING_TO_REPLAY,
     EntryKind,
-    seal,
 )
 
 COMMITTED_OFFSET = CONTROL_OFFSET + CONTROL.offset_of["committed"]
 MAX_PAYLOAD_BYTES = JOURNAL_SLOT_BYTES - JOURNAL_HEADER.size_bytes
 
 _pack_entry = JOURNAL_ENTRY.struct.pack
+_pack_header = JOURNAL_HEADER.struct.pack
 _ZEROS = bytes(1 << 16)
 
 
@@ -103,13 +103,10 @@ class Journal:
             device.flush(pfn << PAGE_SHIFT, PAGE_BYTES)
         sequence = self.sequence + 1
         slot = journal_slot_offset(sequence)
-        header = seal(
-            JOURNAL_HEADER,
-            sequence=sequence,
-            payload_bytes=len(payload),
-            entries=len(stores) + len(tx.zeros),
-            payload_checksum=zlib.crc32(payload),
-        )
+        header = _pack_header(
+            sequence, len(payload), len(stores) + len(tx.zeros), zlib.crc32(payload), b"", 0
+        )[:-4]
+        header += zlib.crc32(header).to_bytes(4, "little")
         device.store(slot, header + payload)
         device.flush(slot, len(header) + len(payload))
         device.publish(COMMITTED_OFFSET, sequence)

@@ -47,6 +47,8 @@ def read_transaction(device: MappedDevice, sequence: int) -> list[tuple[int, int
     entries: list[tuple[int, int, bytes | None]] = []
     position = 0
     for _ in range(header["entries"]):
+        if position + JOURNAL_ENTRY.size_bytes > size:
+            raise DamagedImageError(f"transaction {sequence} ends before its last entry", slot)
         offset, length, kind = JOURNAL_ENTRY.struct.unpack_from(payload, position)
         position += JOURNAL_ENTRY.size_bytes
         data = None

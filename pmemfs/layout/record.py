@@ -120,6 +120,6 @@ class Record:
             kind += f" × {field.count}" if field.count > 1 else ""
             lines.append(
                 f"| {self.offset_of[field.name]} | `{field.name}` | {kind} "
-                f"| {field.written} | {field.meaning} |"
+                f"| {field.written} | {field.meaning.replace('|', chr(92) + '|')} |"
             )
         return "\n".join(lines)

@@ -1,0 +1,255 @@
+"""Cases of writing and of sizes."""
+
+from __future__ import annotations
+
+from crash_calls import (
+    PIECE,
+    A,
+    B,
+    C,
+    allocate,
+    both,
+    case,
+    do,
+    fsync,
+    hold,
+    make,
+    one_orphan_step,
+    pattern,
+    punch,
+    rename,
+    truncate,
+    unlink,
+    unsplit_all,
+    write,
+)
+from crash_setups import (
+    garbage,
+    more_scattered,
+    one,
+    scattered,
+    small,
+    wholes,
+)
+from crash_tree import PAGE
+
+# -- write --------------------------------------------------------------------------------------
+
+case("write-first", make(b"/f"), write(b"/f", 0, b"hello"))
+case("write-new", do(small, make(b"/n")), write(b"/n", 0, pattern(B, 5000)))
+case("write-new-with-hole", do(small, make(b"/n")), write(b"/n", 2 * PAGE + 5, b"x"))
+case("append-in-page", make(b"/f", b"12345"), write(b"/f", 5, b"678901234"))
+case("append-across-page", make(b"/f", pattern(A, 4000)), write(b"/f", 4000, pattern(B, 200)))
+case("append-overwrites", small, write(b"/f", 2 * PAGE + 3, pattern(B, 2 * PAGE)))
+case("append-behind-garbage", garbage, write(b"/f", 200, b"x"))
+case("append-over-garbage", garbage, write(b"/f", 100, b"x"))
+case("append-page-behind-garbage", garbage, write(b"/f", 5 * PAGE, b"x"))
+case("append-piece-behind-garbage", garbage, write(b"/f", PIECE + 5, b"x"))
+case(
+    "append-whole-behind-garbage",
+    garbage,
+    write(b"/f", 2 * PIECE, pattern(B, 2 * PAGE)),
+    threshold_pages=2,
+)
+case(
+    "fill-hole",
+    do(make(b"/f"), write(b"/f", 3 * PAGE, b"z")),
+    write(b"/f", PAGE + 7, pattern(B, PAGE)),
+)
+case(
+    "fill-hole-between",
+    do(make(b"/f", b"a"), write(b"/f", 2 * PAGE, pattern(C, PAGE))),
+    write(b"/f", 100, pattern(B, 2 * PAGE)),
+)
+both(
+    "write-across-pieces",
+    make(b"/f"),
+    write(b"/f", PIECE - 6, b"123456"),
+    write(b"/f", PIECE, b"789012"),
+)
+case(
+    "write-across-pieces-at-once",
+    make(b"/f"),
+    write(b"/f", PIECE - 6, b"123456789012"),
+    write(b"/f", PIECE - 6, b"123456"),
+    write(b"/f", PIECE, b"789012"),
+)
+case("write-whole-new", make(b"/f"), write(b"/f", 5, pattern(B, PAGE)), threshold_pages=1)
+case(
+    "write-whole-second",
+    do(make(b"/f", b"x"), write(b"/f", PIECE, b"y")),
+    write(b"/f", 2 * PIECE + 9, b"z"),
+    threshold_pages=1,
+)
+case(
+    "write-wholes-across",
+    make(b"/f"),
+    write(b"/f", PIECE - 50, pattern(B, 100)),
+    write(b"/f", PIECE - 50, pattern(B, 100)[:50]),
+    write(b"/f", PIECE, pattern(B, 100)[50:]),
+    threshold_pages=1,
+)
+case("promote", small, write(b"/f", 3 * PAGE, pattern(B, 500)), threshold_pages=4)
+case(
+    "promote-with-hole",
+    do(make(b"/f", b"a"), write(b"/f", 3 * PAGE, b"b")),
+    write(b"/f", PAGE, pattern(B, PAGE)),
+    threshold_pages=3,
+)
+case(
+    "promote-garbage",
+    do(garbage, write(b"/f", PAGE + 5, b"b"), truncate(b"/f", PAGE + 1)),
+    write(b"/f", 9 * PAGE, b"c"),
+    threshold_pages=3,
+)
+both(
+    "promote-dirty",
+    small,
+    write(b"/f", 5, pattern(B, PAGE)),
+    write(b"/f", 3 * PAGE, pattern(B, 500)),
+    threshold_pages=4,
+)
+case(
+    "promote-tree",
+    do(make(b"/f"), *(write(b"/f", 2 * i * PAGE, b"x") for i in range(10))),
+    write(b"/f", PAGE, pattern(B, PAGE)),
+    threshold_pages=11,
+)
+case("overwrite", small, write(b"/f", 0, pattern(B, 64)), durable=False)
+case("overwrite-unaligned", small, write(b"/f", PAGE - 35, pattern(B, 99)), durable=False)
+both("overwrite-fsync", small, write(b"/f", PAGE - 35, pattern(B, 99)), fsync(b"/f"))
+case(
+    "overwrite-whole",
+    make(b"/f", pattern(A, 3 * PAGE)),
+    write(b"/f", 777, pattern(B, 100)),
+    durable=False,
+    threshold_pages=1,
+)
+both(
+    "overwrite-whole-fsync",
+    make(b"/f", pattern(A, 3 * PAGE)),
+    write(b"/f", 777, pattern(B, 100)),
+    fsync(b"/f"),
+    threshold_pages=1,
+)
+both(
+    "overwrite-two-files-fsync",
+    small,
+    write(b"/g", 8, pattern(B, 64)),
+    write(b"/f", 8, pattern(B, 64)),
+    fsync(b"/f"),
+    fsync(b"/g"),
+)
+both("overwrite-unsplit", small, write(b"/f", 8, pattern(B, 64)), unsplit_all)
+
+# -- sizes --------------------------------------------------------------------------------------
+
+case("truncate-in-page", small, truncate(b"/f", 2 * PAGE + 5))
+case("truncate-to-page", small, truncate(b"/f", PAGE))
+case("truncate-to-zero", small, truncate(b"/f", 0))
+case("truncate-whole", wholes, truncate(b"/f", PIECE + 77), **one)
+case("truncate-whole-to-piece", wholes, truncate(b"/f", PIECE), **one)
+case("truncate-whole-to-zero", wholes, truncate(b"/f", 0), **one)
+case(
+    "truncate-in-hole",
+    do(make(b"/f", b"a"), write(b"/f", 9 * PAGE, b"z")),
+    truncate(b"/f", 4 * PAGE + 1),
+)
+case("truncate-up", small, truncate(b"/f", 3 * PAGE + 5))
+case("truncate-up-far", small, truncate(b"/f", 1 << 44))
+case("truncate-up-garbage", garbage, truncate(b"/f", 500))
+case("truncate-up-garbage-page", garbage, truncate(b"/f", 9 * PAGE + 5))
+case(
+    "truncate-up-garbage-whole", do(wholes, truncate(b"/f", 100)), truncate(b"/f", 2 * PAGE), **one
+)
+both(
+    "truncate-up-pending-zeros",
+    small,
+    write(b"/f", 512, bytes(512)),
+    truncate(b"/f", 512),
+    truncate(b"/f", 1024),
+)
+both(
+    "append-over-pending-zeros",
+    small,
+    write(b"/f", 0, bytes(PAGE)),
+    truncate(b"/f", 1),
+    write(b"/f", 3000, b"x"),
+    durable=False,
+)
+both(
+    "promote-pending-zeros",
+    small,
+    write(b"/f", 0, bytes(PAGE)),
+    truncate(b"/f", 1),
+    write(b"/f", 2 * PIECE + 3000, pattern(B, 2 * PAGE)),
+    durable=False,
+    threshold_pages=2,
+)
+both(
+    "truncate-dirty-and-back",
+    small,
+    write(b"/f", 0, pattern(B, PAGE)),
+    truncate(b"/f", 9),
+    truncate(b"/f", PAGE),
+    durable=False,
+)
+
+case("truncate-long", scattered, truncate(b"/f", 0), **one)
+for name, then in (
+    ("grow", truncate(b"/f", PIECE + 5)),
+    ("write", write(b"/f", PIECE, b"y")),
+    ("punch", punch(b"/f", 0, 3)),
+    ("allocate", allocate(b"/f", 0, PIECE)),
+):
+    case(
+        f"truncate-long-and-{name}",
+        scattered,
+        do(truncate(b"/f", 5), then),
+        truncate(b"/f", 5),
+        one_orphan_step,
+        then,
+        **one,
+    )
+both("truncate-long-and-unlink", scattered, truncate(b"/f", 5), unlink(b"/f"), **one)
+case(
+    "truncate-long-and-unlink-held",
+    do(scattered, hold(b"/f")),
+    do(truncate(b"/f", 5), unlink(b"/f")),
+    truncate(b"/f", 5),
+    one_orphan_step,
+    unlink(b"/f"),
+    **one,
+)
+case("unlink-long", scattered, unlink(b"/f"), **one)
+case("unlink-long-held", do(scattered, hold(b"/f")), unlink(b"/f"), **one)
+case("rename-over-long", do(scattered, make(b"/n")), rename(b"/n", b"/f"), **one)
+both(
+    "orphan-work-cut",
+    do(more_scattered, truncate(b"/f", 5)),
+    one_orphan_step,
+    one_orphan_step,
+    **one,
+)
+both(
+    "orphan-work-unlinked",
+    do(more_scattered, unlink(b"/f")),
+    one_orphan_step,
+    one_orphan_step,
+    **one,
+)
+case(
+    "orphan-work-middle",
+    do(
+        scattered,
+        make(b"/g", b"1"),
+        make(b"/h", b"2"),
+        hold(b"/g"),
+        unlink(b"/g"),
+        unlink(b"/f"),
+        hold(b"/h"),
+        unlink(b"/h"),
+    ),
+    one_orphan_step,
+    **one,
+)

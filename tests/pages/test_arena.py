@@ -1,0 +1,167 @@
+"""Arenas: fullest extent first, contiguous pages, nothing leaked by an abort."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from page_layer import STEP, PageLayer
+
+from pmemfs.errors import InvariantError, PmemfsError
+from pmemfs.layout.geometry import pfn_to_extent, pfn_to_slot
+from pmemfs.layout.records import Kind
+from pmemfs.layout.words import owner_word
+from pmemfs.pages import Arena
+from pmemfs.pages.arenas import free_pages
+
+
+def free(layer: PageLayer, pfn: int, count: int = 1) -> None:
+    with layer.journal.transaction() as tx:
+        free_pages(layer.pool, tx, pfn, count)
+
+
+def test_pages_of_one_request_are_contiguous(layer: PageLayer) -> None:
+    ((pfn, count),) = layer.allocate(100)
+    assert count == 100
+    assert pfn_to_slot(pfn) == 1, "page 0 is the owner page"
+    ((more, _),) = layer.allocate(50, index=100)
+    assert more == pfn + 100, "and so are those of the next"
+
+
+def test_owner_words_say_who_and_which_page(layer: PageLayer) -> None:
+    ((pfn, _),) = layer.allocate(3, ino=9, index=70)
+    words = layer.owner_words(pfn_to_extent(pfn))
+    assert words[:5] == [0, *(owner_word(9, index) for index in (70, 71, 72)), 0]
+    assert layer.head(pfn_to_extent(pfn))["used"] == 3
+
+
+def test_an_allocation_costs_one_owner_store_for_each_run(layer: PageLayer) -> None:
+    layer.allocate(1)
+    before = layer.device.counters.copy()
+    layer.allocate(200)
+    used = layer.device.counters.since(before)
+    # journal slot, commit word, head, owner words, sequence word twice
+    assert used.stores == 6
+    assert used.backs == 0
+
+
+def test_the_arena_stays_in_its_extent_until_it_is_full(layer: PageLayer) -> None:
+    ((pfn, _),) = layer.allocate(1)
+    mine = pfn_to_extent(pfn)
+    for number in range(510):
+        ((pfn, _),) = layer.allocate(1, index=number)
+        assert pfn_to_extent(pfn) == mine
+    ((pfn, _),) = layer.allocate(1)
+    assert pfn_to_extent(pfn) != mine
+
+
+def test_the_fullest_extent_comes_before_a_free_one(layer: PageLayer) -> None:
+    """The gap that WineFS leaves: an aligned free extent is broken last."""
+    low, full, middle = layer.small_extents(3)
+    layer.arena.retire()
+    free(layer, (low << 9) + 1, 500)
+    free(layer, (middle << 9) + 100, 10)
+    free(layer, (full << 9) + 100, 1)
+    free_extents = layer.pool.free_extents
+    taken = [pfn_to_extent(layer.allocate(1)[0][0]) for _ in range(511)]
+    assert taken == [full] * 1 + [middle] * 10 + [low] * 500
+    assert layer.pool.free_extents == free_extents
+    layer.allocate(1)
+    assert layer.pool.free_extents == free_extents - 1
+
+
+def test_an_arena_takes_nothing_that_another_owns(layer: PageLayer) -> None:
+    ((pfn, _),) = layer.allocate(1)
+    other = Arena(layer.pool, Kind.SMALL)
+    with layer.journal.transaction() as tx:
+        ((theirs, _),) = other.allocate(tx, 1, owner_word(6, 0), STEP)
+    assert pfn_to_extent(theirs) != pfn_to_extent(pfn)
+    other.retire()
+    layer.arena.retire()
+    layer.reopen()
+    found = {pfn_to_extent(layer.allocate(510)[0][0]) for _ in range(2)}
+    assert found == {pfn_to_extent(theirs), pfn_to_extent(pfn)}
+
+
+def test_small_and_metadata_pages_never_share_an_extent(layer: PageLayer) -> None:
+    metadata = Arena(layer.pool, Kind.METADATA)
+    ((pfn, _),) = layer.allocate(1)
+    with layer.journal.transaction() as tx:
+        ((theirs, _),) = metadata.allocate(tx, 1, owner_word(6, 1), 0)
+    assert layer.pool.kind(pfn_to_extent(theirs)) == Kind.METADATA
+    assert pfn_to_extent(theirs) != pfn_to_extent(pfn)
+
+
+def test_holes_are_filled_again(layer: PageLayer) -> None:
+    (extent,) = layer.small_extents(1)
+    base = extent << 9
+    free(layer, base + 10, 3)
+    free(layer, base + 300)
+    assert layer.allocate(4) == [(base + 10, 3), (base + 300, 1)]
+
+
+def test_a_large_request_goes_over_several_extents(layer: PageLayer) -> None:
+    runs = layer.allocate(1200)
+    assert [count for _, count in runs] == [511, 511, 178]
+
+
+def test_pages_freed_by_a_transaction_are_not_allocated_in_it(layer: PageLayer) -> None:
+    (extent,) = layer.small_extents(1)
+    page = (extent << 9) + 7
+    with layer.journal.transaction() as tx:
+        free_pages(layer.pool, tx, page, 1)
+        ((pfn, _),) = layer.arena.allocate(tx, 1, owner_word(9, 0), STEP)
+    assert pfn != page
+    assert layer.allocate(1) != [(page, 1)]  # the arena has moved on ...
+    layer.arena.retire()
+    assert layer.allocate(1) == [(page, 1)]  # ... and finds it when it looks again
+
+
+def test_an_empty_extent_is_released_unless_an_arena_owns_it(layer: PageLayer) -> None:
+    ((pfn, _),) = layer.allocate(2)
+    free(layer, pfn, 2)
+    assert layer.pool.kind(pfn_to_extent(pfn)) == Kind.SMALL
+    assert layer.arena.is_idle_empty
+    layer.arena.retire()
+    assert layer.pool.empty_open() == pfn_to_extent(pfn)
+    ((pfn, _),) = layer.allocate(2)
+    layer.arena.retire()
+    free(layer, pfn, 2)
+    assert layer.pool.kind(pfn_to_extent(pfn)) == Kind.RETURNED
+
+
+def test_an_abort_leaves_what_was(layer: PageLayer) -> None:
+    layer.allocate(500)
+    before = layer.pool.free_pages
+    with pytest.raises(ZeroDivisionError), layer.journal.transaction() as tx:  # noqa: PT012
+        layer.arena.allocate(tx, 700, owner_word(9, 0), STEP)
+        raise ZeroDivisionError
+    assert layer.pool.free_pages == before
+    assert layer.allocate(11) == [((4 << 9) + 501, 11)]
+    layer.validate()
+
+
+def test_no_space_half_way_leaves_what_was(layer: PageLayer) -> None:
+    for _ in range(27):
+        layer.take()
+    layer.allocate(500)
+    with pytest.raises(PmemfsError) as caught:
+        layer.allocate(12)
+    assert caught.value.errno == errno.ENOSPC
+    assert layer.pool.free_pages == 11
+    assert len(layer.allocate(11)) == 1
+    assert layer.pool.free_pages == 0
+
+
+def test_the_owner_page_itself_cannot_be_freed(layer: PageLayer) -> None:
+    ((pfn, _),) = layer.allocate(2)
+    with pytest.raises(InvariantError, match="not of one small extent"):
+        free(layer, pfn - 1, 2)
+    with pytest.raises(InvariantError, match="not of one small extent"):
+        free(layer, pfn + 510, 2)
+
+
+def test_more_pages_than_are_used_cannot_be_freed(layer: PageLayer) -> None:
+    ((pfn, _),) = layer.allocate(2)
+    with pytest.raises(InvariantError, match="-1 used pages"):
+        free(layer, pfn, 3)
