@@ -305,6 +305,7 @@ class Files:
         new_runs: list[Run] = []
         index = offset >> PAGE_SHIFT
         stop = pages_of(offset + len(data))
+        self._expose(inode, offset)  # by the map as it is on the device
         with self._journal.transaction() as tx:
             self._inodes.guard(tx, inode)
             for first, count in _gaps(runs, index, stop):
@@ -314,7 +315,6 @@ class Files:
                     self._maps.assign(tx, inode, run)
                     new_runs.append(run)
                     first += n
-            self._expose(inode, offset)
             for run in new_runs:
                 self._store_new(run, offset, data)
             self._store_runs(inode, offset, data, runs, flush=True)
@@ -352,7 +352,7 @@ class Files:
             self._expose(inode, min(offset, first << PAGE_SHIFT))
             lines = self._copy_into(inode, base, first, old, offset)
             start = base + (offset & (EXTENT_BYTES - 1))
-            if data.obj is not _ZEROS.obj:  # the new extent reads as zeros already
+            if old or data.obj is not _ZEROS.obj:  # a new extent reads as zeros already
                 self._device.store(start, data)
                 self._device.flush(start, len(data))
             for index, count, _, _ in old:

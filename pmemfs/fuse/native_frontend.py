@@ -51,9 +51,10 @@ _VALID_S = 24 * 3600
 _NS = 10**9
 _POLL_MOST_S = 1.0
 _STEP_EVERY = 256  # requests between two looks at the clock while they never stop coming
-SPIN_S = float(os.environ.get("PMEMFS_SPIN_US", "50")) / 1e6
+SPIN_S = 50e-6
 _SEEK_DATA = 3
 _WRITE_CACHE = 1
+_TIMES = SetattrFlag.ATIME | SetattrFlag.MTIME | SetattrFlag.CTIME
 
 _WANTED = (
     InitFlag.ASYNC_READ
@@ -419,6 +420,9 @@ class NativeFrontend:
             seconds -= (seconds >> 63) << 64
             return int(seconds * _NS + request[name + "nsec"])
 
+        if not valid & ~_TIMES and not self._volume.inode(nodeid).nlink:
+            # the kernel hands in times of a file that is gone: under writeback, at each unlink
+            return self._attr_reply(self._volume.inode(nodeid))
         inode = self._volume.setattr(
             nodeid,
             mode=field(SetattrFlag.MODE, "mode"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from mount_run import run
+from mount_run import run_here
 
 from pmemfs import __version__
 from pmemfs.cli import COMMANDS
@@ -13,15 +13,15 @@ VIEWS = ("usage", "super", "extents", "extent", "page", "file", "free", "journal
 
 @pytest.mark.parametrize("command", [*COMMANDS, *(f"inspect {view}" for view in VIEWS)])
 def test_help_shows_examples(command: str) -> None:
-    text = run(*command.split(), "--help").stdout
+    text = run_here(*command.split(), "--help").stdout
     assert "Usage:" in text
     assert "Example" in text
     assert f"pmemfs {command.split()[0]}" in text
 
 
 def test_the_program_itself() -> None:
-    assert __version__ in run("--version").stdout
-    text = run("--help").stdout
+    assert __version__ in run_here("--version").stdout
+    text = run_here("--help").stdout
     assert "Examples:" in text
     for command in COMMANDS:
         assert command in text
@@ -44,7 +44,7 @@ def test_the_program_itself() -> None:
     ],
 )
 def test_wrong_usage(arguments: list[str], status: int) -> None:
-    done = run(*arguments, check=False)
+    done = run_here(*arguments, check=False)
     assert done.returncode == status
     assert "Traceback" not in done.stderr
     assert "Usage:" in done.stderr + done.stdout

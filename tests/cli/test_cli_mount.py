@@ -24,6 +24,7 @@ from mount_run import (
     assert_clean,
     mounted,
     run,
+    run_here,
     wait_until,
 )
 from sentences import assert_sentence, without_capabilities
@@ -72,18 +73,18 @@ def test_a_mounted_image_is_left_alone(own_mount: Mounted, folder: Path) -> None
         ["mkfs", own_mount.image, "--size", "64M", "--force"],
     ):
         assert_sentence(run(*arguments, check=False), "in use", "umount")
-    assert_sentence(run("fsck", own_mount.image, check=False), "in use", status=8)
-    assert_sentence(run("mount", own_mount.image, own_mount.directory, check=False), "already")
+    assert_sentence(run_here("fsck", own_mount.image, check=False), "in use", status=8)
+    assert_sentence(run_here("mount", own_mount.image, own_mount.directory, check=False), "already")
     assert (own_mount.directory / "f").read_bytes() == b"data"
-    assert run("inspect", "usage", own_mount.image).returncode == 0
+    assert run_here("inspect", "usage", own_mount.image).returncode == 0
 
 
 def test_a_directory_in_use_is_seen_through_a_link(own_mount: Mounted, folder: Path) -> None:
     os.symlink(own_mount.directory, folder / "link")
     Volume.format(folder / "second.img", 64 * MIB)
-    done = run("mount", folder / "second.img", folder / "link", check=False)
+    done = run_here("mount", folder / "second.img", folder / "link", check=False)
     assert_sentence(done, "already")
-    run("umount", folder / "link")
+    run_here("umount", folder / "link")
     assert not os.path.ismount(own_mount.directory)
 
 
@@ -92,10 +93,10 @@ def test_two_read_only_mounts_of_one_image(image: Path, folder: Path) -> None:
     mount(image, "-o", "ro", check=True)
     try:
         run("mount", "-o", "ro", image, folder / "second", "--log", folder / "log2")
-        run("umount", folder / "second")
+        run_here("umount", folder / "second")
         assert_clean(image)
     finally:
-        run("umount", folder / "mnt")
+        run_here("umount", folder / "mnt")
 
 
 # -- wrong images ----------------------------------------------------------------------------
@@ -139,10 +140,10 @@ WRONG = {
 def test_wrong_images(kind: str, image: Path) -> None:
     spoil, part = WRONG[kind]
     spoil(image)
-    assert_sentence(mount(image), str(image), part)
+    assert_sentence(run_here("mount", image, image.parent / "mnt", check=False), str(image), part)
     assert_sentence(mount(image, "-o", "ro"), str(image), part)
-    assert_sentence(run("fsck", image, check=False), str(image), part, status=8)
-    assert_sentence(run("inspect", "usage", image, check=False), str(image), part)
+    assert_sentence(run_here("fsck", image, check=False), str(image), part, status=8)
+    assert_sentence(run_here("inspect", "usage", image, check=False), str(image), part)
     assert not os.path.ismount(image.parent / "mnt")
 
 
@@ -159,20 +160,22 @@ def test_permission_denied(image: Path) -> None:
 
 def test_wrong_directories(image: Path, folder: Path) -> None:
     (folder / "file").touch()
-    done = run("mount", image, folder / "none", check=False)
+    done = run_here("mount", image, folder / "none", check=False)
     assert_sentence(done, f"mkdir {folder}/none")
-    assert_sentence(run("mount", image, folder / "file", check=False), "not a directory")
-    assert_sentence(run("mount", image, folder / "file/x", check=False), str(folder / "file/x"))
+    assert_sentence(run_here("mount", image, folder / "file", check=False), "not a directory")
+    assert_sentence(
+        run_here("mount", image, folder / "file/x", check=False), str(folder / "file/x")
+    )
     os.symlink("loop", folder / "loop")
-    assert_sentence(run("mount", image, folder / "loop", check=False), str(folder / "loop"))
+    assert_sentence(run_here("mount", image, folder / "loop", check=False), str(folder / "loop"))
 
 
 def test_a_dead_mount_in_the_way(own_mount: Mounted) -> None:
     (own_mount.directory / "f").write_bytes(b"data")
     own_mount.kill()
-    done = run("mount", own_mount.image, own_mount.directory, check=False)
+    done = run_here("mount", own_mount.image, own_mount.directory, check=False)
     assert_sentence(done, "dead mount", f"pmemfs umount {own_mount.directory}")
-    run("umount", own_mount.directory)
+    run_here("umount", own_mount.directory)
     assert "was not closed" in own_mount.mount()
     assert (own_mount.directory / "f").read_bytes() == b"data"
 
@@ -194,7 +197,7 @@ def test_a_dead_mount_in_the_way(own_mount: Mounted) -> None:
     ],
 )
 def test_wrong_options(option: str, part: str, image: Path) -> None:
-    assert_sentence(mount(image, "-o", option), part)
+    assert_sentence(run_here("mount", image, image.parent / "mnt", "-o", option, check=False), part)
 
 
 def test_all_options_together(image: Path) -> None:
@@ -212,7 +215,7 @@ def test_all_options_together(image: Path) -> None:
         ):
             assert flag in line
     finally:
-        run("umount", image.parent / "mnt")
+        run_here("umount", image.parent / "mnt")
 
 
 def test_a_missing_libfuse(image: Path) -> None:
@@ -224,9 +227,9 @@ def test_a_missing_libfuse(image: Path) -> None:
 
 def test_a_log_that_cannot_be_written(image: Path, folder: Path) -> None:
     (folder / "file").touch()
-    done = run("mount", image, folder / "mnt", "--log", folder / "file/log", check=False)
+    done = run_here("mount", image, folder / "mnt", "--log", folder / "file/log", check=False)
     assert_sentence(done, "file/log", "--log")
-    done = run("mount", image, folder / "mnt", "--log", folder, check=False)
+    done = run_here("mount", image, folder / "mnt", "--log", folder, check=False)
     assert_sentence(done, str(folder), "--log")
 
 
@@ -235,7 +238,7 @@ def test_a_log_that_cannot_be_written(image: Path, folder: Path) -> None:
 )
 def test_any_name_of_an_image_and_a_directory(name: str, folder: Path) -> None:
     image, directory = folder / f"{name}.img", folder / name
-    run("mkfs", image, "--size", "64M")
+    run_here("mkfs", image, "--size", "64M")
     directory.mkdir()
     run("mount", image, directory, "--log", folder / "log")
     try:
@@ -244,7 +247,7 @@ def test_any_name_of_an_image_and_a_directory(name: str, folder: Path) -> None:
         assert found is not None
         assert found == (str(directory), str(image))
     finally:
-        run("umount", directory)
+        run_here("umount", directory)
     assert_clean(image)
 
 
@@ -260,13 +263,13 @@ def test_a_relative_path(image: Path, folder: Path) -> None:
 
 def test_umount_of_what_is_not_mounted(folder: Path) -> None:
     for name in ("none", "."):
-        assert_sentence(run("umount", folder / name, check=False), "no pmemfs is mounted")
-    assert_sentence(run("umount", "/proc", check=False), "no pmemfs is mounted")
+        assert_sentence(run_here("umount", folder / name, check=False), "no pmemfs is mounted")
+    assert_sentence(run_here("umount", "/proc", check=False), "no pmemfs is mounted")
 
 
 def test_umount_while_busy(own_mount: Mounted) -> None:
     with open(own_mount.directory / "f", "wb") as file:
-        done = run("umount", own_mount.directory, check=False)
+        done = run_here("umount", own_mount.directory, check=False)
         assert_sentence(done, "busy", "--lazy")
         file.write(b"still works")
     assert (own_mount.directory / "f").read_bytes() == b"still works"
@@ -274,7 +277,7 @@ def test_umount_while_busy(own_mount: Mounted) -> None:
 
 def test_lazy_umount(own_mount: Mounted) -> None:
     with open(own_mount.directory / "f", "wb") as file:
-        run("umount", "--lazy", own_mount.directory)
+        run_here("umount", "--lazy", own_mount.directory)
         assert os.listdir(own_mount.directory) == []
         file.write(b"to the end")
     assert wait_until(lambda: not mounts.lock_holders(str(own_mount.image)))
@@ -339,7 +342,7 @@ def unclean(folder: Path) -> Iterator[Path]:
         (one.directory / "f").write_bytes(b"data" * 1000)
         (one.directory / "d").mkdir()
         one.kill()
-        run("umount", one.directory)
+        run_here("umount", one.directory)
         yield one.image
 
 
@@ -375,9 +378,9 @@ def test_a_damaged_image_of_another_boot_is_refused(unclean: Path) -> None:
     assert digest(unclean) == before
     mount(unclean, "-o", "ro", check=True)  # as the sentence says
     assert (unclean.parent / "mnt/d").is_dir()
-    run("umount", unclean.parent / "mnt")
+    run_here("umount", unclean.parent / "mnt")
     assert digest(unclean) == before
-    assert run("fsck", unclean, check=False).returncode == 4
+    assert run_here("fsck", unclean, check=False).returncode == 4
     Volume.format(unclean, 64 * MIB, force=True)  # so that the fixture finds a clean one
 
 
@@ -413,10 +416,10 @@ def test_read_only_writes_nothing(options: str, unclean: Path) -> None:
         said = mount(unclean, "-o", options, check=True).stdout
         assert ("was not closed" in said) == (turn == 0)
         _read_everything(unclean.parent / "mnt")
-        run("umount", unclean.parent / "mnt")
+        run_here("umount", unclean.parent / "mnt")
         assert (digest(unclean), os.stat(unclean).st_blocks, os.stat(unclean).st_mtime_ns) == before
         mount(unclean, check=True)  # now recover it, and look at a clean one
-        run("umount", unclean.parent / "mnt")
+        run_here("umount", unclean.parent / "mnt")
 
 
 @NEEDS_ROOT
@@ -424,7 +427,7 @@ def test_read_only_needs_no_right_to_write(unclean: Path) -> None:
     unclean.chmod(0o400)
     mount(unclean, "-o", "ro", check=True, **without_capabilities_but_mounting())
     _read_everything(unclean.parent / "mnt")
-    run("umount", unclean.parent / "mnt")
+    run_here("umount", unclean.parent / "mnt")
 
 
 def without_capabilities_but_mounting() -> dict[str, Any]:
@@ -447,7 +450,7 @@ def test_the_log_is_found_and_tells_what_happened(image: Path, folder: Path) -> 
     done = run("mount", image, folder / "mnt", env={**os.environ, "XDG_STATE_HOME": str(folder)})
     path = Path(done.stdout.rstrip().rpartition("log: ")[2])
     try:
-        run("umount", folder / "mnt")
+        run_here("umount", folder / "mnt")
         text = path.read_text()
         assert f"{image} mounted on {folder / 'mnt'}" in text
         assert f"{image} closed" in text

@@ -63,10 +63,9 @@ case(
     allocate(b"/f", PIECE, PAGE),
     **one,
 )
-keep = {"threshold_pages": 3}
 case("preallocate", make(b"/f", b"abc"), preallocate(b"/f", PAGE + 5, 2 * PAGE))
 case("preallocate-same-page", garbage, preallocate(b"/f", 0, PAGE))
-case("preallocate-whole", garbage, preallocate(b"/f", PAGE, 3 * PAGE), **keep)
+case("preallocate-whole", garbage, preallocate(b"/f", PAGE, 3 * PAGE), threshold_pages=4)
 prealloc = do(
     make(b"/f", pattern(A, PAGE)),
     truncate(b"/f", 9),
@@ -101,6 +100,14 @@ case(
     lambda v: v.copy_range(ino(v, b"/f"), 9, ino(v, b"/g"), PAGE + 1, 5000),
     modelled=False,
     durable=False,
+)
+case(
+    "copy-range-of-hole-promotes",
+    do(small, make(b"/n"), truncate(b"/n", 8 * PAGE)),
+    lambda v: v.copy_range(ino(v, b"/n"), 0, ino(v, b"/f"), PAGE + 1, 4 * PAGE),
+    modelled=False,
+    durable=False,
+    threshold_pages=5,
 )
 case("punch-in-page", small, punch(b"/f", 100, 200))
 both(
@@ -280,7 +287,7 @@ many = {"skip": frozenset([b"/many"]), "keep": True}
 both("inode-chunk", fill_chunk, make(b"/last"), make(b"/next"), **many)
 case(
     "inode-chunk-release",
-    do(fill_chunk, make(b"/last"), make(b"/next"), unlink(b"/next")),
+    do(fill_chunk, make(b"/last"), make(b"/next"), unlink(b"/last"), unlink(b"/next")),
     release_idle,
     **many,
 )

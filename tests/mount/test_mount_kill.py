@@ -13,8 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from mount_run import NEEDS_MOUNT, Mounted, needs_program, run
+from mount_run import NEEDS_MOUNT, Mounted, needs_program, run_here
 
+from pmemfs.fuse import mounts
 from pmemfs.image import Image
 
 pytestmark = NEEDS_MOUNT
@@ -25,7 +26,7 @@ def bring_back(one: Mounted) -> str:
     """Remove the dead mount, check the image as it is, mount it again; return what that said."""
     with pytest.raises(OSError, match=rf"\[Errno {errno.ENOTCONN}\]"):
         os.listdir(one.directory)
-    run("umount", one.directory)
+    run_here("umount", one.directory)
     one.fsck()
     opened = Image.open(one.image, lock="none")
     try:
@@ -239,7 +240,7 @@ def test_a_termination_signal_closes_cleanly(own_mount: Mounted) -> None:
     pid = own_mount.pid
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + 20
-    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+    while mounts.is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     opened = Image.open(own_mount.image, lock="shared")
     try:
