@@ -7,7 +7,7 @@ SBIN ?= /sbin
 .PHONY: help setup demo test test-slow bench check format clean install uninstall
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## Make .venv and install what is missing
 	@scripts/setup.sh
@@ -23,6 +23,9 @@ test-slow: setup  ## Run also the tests that take longer
 
 bench: setup  ## Compare speed with other file systems; ARGS="--quick --png peers.png"
 	$(PY) scripts/bench_peers.py $(ARGS)
+
+test-native: setup  ## Run the tests on mounts through the native front end
+	PMEMFS_TEST_FRONTEND=native $(PY) -m pytest -n $(WORKERS) tests/mount
 
 check: setup  ## Check format, lint, types and layers
 	.venv/bin/ruff format --check .

@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 extras=${*:-dev}
+PATH=$PATH:/usr/sbin:/sbin # ldconfig, for those who are not root
 
 missing=()
 command -v fusermount3 >/dev/null || missing+=(fuse3)

@@ -17,6 +17,7 @@ import errno
 import zlib
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 
 from pmemfs.device import MappedDevice
 from pmemfs.errors import DamagedImageError, PmemfsError, no_space
@@ -39,6 +40,8 @@ Run = tuple[int, int, int, bool]
 
 _RECORD = INODE.struct
 _BODY_BYTES = INODE_BYTES - 4
+_FIELD_NAMES = [field.name for field in INODE.fields]
+_stored_fields = attrgetter(*_FIELD_NAMES[: _FIELD_NAMES.index("reserved0")])
 _MAX_INO = (1 << 32) - 1
 MAX_MAP_HEIGHT = 4
 _CACHE_LIMIT = 8192
@@ -158,31 +161,7 @@ class Inode:
         if self.runs is not None:
             self.words = encode_runs(self.runs)
             self.words += [0] * (MAP_WORDS - len(self.words))
-        record = _RECORD.pack(
-            self.mode,
-            self.nlink,
-            self.uid,
-            self.gid,
-            self.size,
-            self.pages,
-            self.atime_ns,
-            self.mtime_ns,
-            self.ctime_ns,
-            self.btime_ns,
-            self.generation,
-            self.rdev,
-            self.entries,
-            self.xattr,
-            self.flags,
-            self.parent,
-            self.next,
-            self.map_kind,
-            self.map_height,
-            0,
-            *self.words,
-            0,
-            0,
-        )[:_BODY_BYTES]
+        record = _RECORD.pack(*_stored_fields(self), 0, *self.words, 0, 0)[:_BODY_BYTES]
         return record + zlib.crc32(record).to_bytes(4, "little")
 
 

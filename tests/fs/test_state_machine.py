@@ -283,7 +283,7 @@ class VolumeMachine(RuleBasedStateMachine):
         if uid is not None:
             self.volume.setattr(node.ino, uid=uid)
             node.uid = uid
-            if node.is_file:
+            if not node.is_dir:
                 node.mode &= ~stat.S_ISUID
                 node.mode &= ~stat.S_ISGID if node.mode & stat.S_IXGRP else ~0
         inode = self.volume.inode(node.ino)

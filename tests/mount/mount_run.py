@@ -48,6 +48,7 @@ NEEDS_MOUNT = [
     pytest.mark.mount,
     pytest.mark.skipif(why_no_mount() is not None, reason=str(why_no_mount())),
 ]
+ONLY_FUSEPY = pytest.mark.skipif(FRONTEND != "fusepy", reason="about what libfuse 2 cannot carry")
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
@@ -105,6 +106,8 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 15.0) -> Any:
 class Mounted:
     """One image that is mounted and unmounted by the program, in a folder of its own."""
 
+    frontend = FRONTEND
+
     def __init__(self, folder: Path, size_bytes: int = 256 * MIB) -> None:
         self.image = folder / "disk.img"
         self.directory = folder / "mnt"
@@ -115,10 +118,10 @@ class Mounted:
 
     def mount(self, options: str = "") -> str:
         """Mount; return what the program printed."""
-        if FRONTEND == "native" and "cache=" not in options:
+        if self.frontend == "native" and "cache=" not in options:
             options = ",".join(filter(None, (options, "cache=writethrough")))
         arguments = ["-o", options] if options else []
-        more = ["--log", self.log, "--frontend", FRONTEND, *arguments]
+        more = ["--log", self.log, "--frontend", self.frontend, *arguments]
         done = run("mount", self.image, self.directory, *more)
         (self.pid,) = mounts.lock_holders(str(self.image))
         return done.stdout
@@ -171,9 +174,11 @@ class Mounted:
 
 
 @contextlib.contextmanager
-def mounted(folder: Path, options: str = "idle=1", **more: Any) -> Iterator[Mounted]:
+def mounted(
+    folder: Path, options: str = "idle=1", mounted_class: type[Mounted] = Mounted, **more: Any
+) -> Iterator[Mounted]:
     """Make and mount an image; afterwards unmount, look at the log and run fsck."""
-    one = Mounted(folder, **more)
+    one = mounted_class(folder, **more)
     try:
         one.mount(options)
         yield one

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mount_run import NEEDS_MOUNT, Mounted, Pair, outcome
+from mount_run import NEEDS_MOUNT, ONLY_FUSEPY, Mounted, Pair, outcome
 
 pytestmark = NEEDS_MOUNT
 
@@ -106,6 +106,7 @@ def test_sparse_files(pair: Pair) -> None:
     assert os.stat(pair.ours / "sparse").st_blocks == 8
 
 
+@ONLY_FUSEPY
 def test_seek_data_falls_back_to_the_end(ours: Path) -> None:
     """fusepy's interface cannot ask; the kernel's answer is that all is data."""
     with opened(f"{ours}/f") as fd:
@@ -116,6 +117,7 @@ def test_seek_data_falls_back_to_the_end(ours: Path) -> None:
             os.lseek(fd, 3 * MIB + 1, os.SEEK_DATA)
 
 
+@ONLY_FUSEPY
 @pytest.mark.parametrize("mode", [0, 1, 2 | 1, 0x10, 8, 0x20])
 def test_fallocate_is_refused(mode: int, ours: Path) -> None:
     """fusepy's interface cannot carry it: clearly refused, and nothing changes."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mount_run import NEEDS_MOUNT, NEEDS_ROOT, Pair, outcome, tree
+from mount_run import NEEDS_MOUNT, NEEDS_ROOT, ONLY_FUSEPY, Pair, outcome, tree
 
 pytestmark = NEEDS_MOUNT
 MOUNT_OPTIONS = "attr_timeout=0"  # hard links are separate inodes to the kernel: see the front end
@@ -201,6 +201,7 @@ def test_across_file_systems(pair: Pair, tmp_path: Path) -> None:
 NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
 
 
+@ONLY_FUSEPY
 def test_rename_flags_are_refused(pair: Pair) -> None:
     """fusepy's interface cannot carry them; see pmemfs.fuse.fusepy_frontend."""
     populate(pair.ours)
