@@ -54,7 +54,7 @@ _STEP_EVERY = 256  # requests between two looks at the clock while they never st
 SPIN_S = 50e-6
 _SEEK_DATA = 3
 _WRITE_CACHE = 1
-_TIMES = SetattrFlag.ATIME | SetattrFlag.MTIME | SetattrFlag.CTIME
+_WRITTEN_BACK = SetattrFlag.MTIME | SetattrFlag.CTIME
 
 _WANTED = (
     InitFlag.ASYNC_READ
@@ -420,8 +420,8 @@ class NativeFrontend:
             seconds -= (seconds >> 63) << 64
             return int(seconds * _NS + request[name + "nsec"])
 
-        if not valid & ~_TIMES and not self._volume.inode(nodeid).nlink:
-            # the kernel hands in times of a file that is gone: under writeback, at each unlink
+        if valid == _WRITTEN_BACK and not self._volume.inode(nodeid).nlink:
+            # under writeback the kernel hands in its times at each unlink, even the last
             return self._attr_reply(self._volume.inode(nodeid))
         inode = self._volume.setattr(
             nodeid,

@@ -363,6 +363,7 @@ def test_a_removed_name_is_free_for_a_directory(pair: Pair) -> None:
     pair.same(use)
 
 
+@ONLY_FUSEPY
 def test_a_removed_working_directory(ours: Path) -> None:
     """On tmpfs it can still be listed; to fusepy's interface, a path that is gone is gone."""
     os.mkdir(f"{ours}/d")
