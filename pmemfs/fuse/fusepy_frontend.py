@@ -91,6 +91,8 @@ class FusepyFrontend(fuse.FUSE):
         self._timer = threading.Thread(target=self._run_idle_work, name="idle", daemon=True)
         self._hidden: dict[bytes, int] = {}
         self._hidden_limit = _HIDDEN_LIMIT
+        self._calls = 0
+        self._hidden_last: tuple[int, bytes, int] | None = None  # the call, the name, the inode
         # files that have had several names and not been opened alone since: see `open`
         self._shared: set[int] = set()
         names = _OPERATIONS + (_XATTR_OPERATIONS if xattrs else ())
@@ -115,6 +117,7 @@ class FusepyFrontend(fuse.FUSE):
         """Run one callback under the lock; return its result or a negative errno."""
         try:
             with self._lock:
+                self._calls += 1
                 return func(*args) or 0
         except OSError as error:
             if error.errno == errno.EUCLEAN:
@@ -265,9 +268,23 @@ class FusepyFrontend(fuse.FUSE):
                 self._volume.unlink(*self._parent(old))
                 self._forget_released()
                 self._hidden[hidden] = inode.ino
+                self._hidden_last = self._calls, old, inode.ino
                 return
+        if self._is_to_itself(old, new):
+            self._volume.link(self._inode(old).ino, *self._parent(new))
+            return
         self._note_shared(new)
         self._volume.rename(*self._parent(old), *self._parent(new))
+
+    def _is_to_itself(self, old: bytes, new: bytes) -> bool:
+        """Tell whether libfuse hid ``new`` just for this rename, and both are names of one file.
+
+        They both stay then: so says rename(2). Any other request would be a call in between.
+        """
+        last = self._hidden_last
+        if last is None or last[:2] != (self._calls - 1, new):
+            return False
+        return self._volume.resolve(old).ino == last[2]
 
     def _forget_released(self) -> None:
         """Forget hidden names that libfuse could not drop, because their directory went first."""

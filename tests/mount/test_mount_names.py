@@ -144,6 +144,22 @@ def test_a_removed_open_file_keeps_its_other_names(pair: Pair) -> None:
     pair.same_tree()
 
 
+@pytest.mark.parametrize("first", ["nothing", "remove"])
+def test_rename_between_two_names_of_an_open_file(first: str, pair: Pair) -> None:
+    def use(root: str) -> list[Any]:
+        with open(f"{root}/one", "wb", buffering=0) as file:
+            os.link(f"{root}/one", f"{root}/two")
+            if first == "remove":
+                os.unlink(f"{root}/one")
+            os.rename(f"{root}/two", f"{root}/one")
+            file.write(b"data")
+            seen = [sorted(os.listdir(root)), os.fstat(file.fileno()).st_nlink]
+        return [*seen, Path(f"{root}/one").read_bytes()]
+
+    pair.same(use)
+    pair.same_tree()
+
+
 @pytest.mark.slow
 def test_the_limit_of_hard_links(ours: Path) -> None:
     """Linux's own limit of tmpfs is memory; here it is as on ext4, said by EMLINK."""
