@@ -45,7 +45,7 @@ class FsckCommand(click.Command):
 
 
 @click.command("fsck", cls=FsckCommand, short_help="Check an image that is not mounted.")
-@click.argument("image", type=click.Path())
+@click.argument("image", type=click.Path(readable=False))
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
 def fsck_command(context: click.Context, image: str, as_json: bool) -> None:

@@ -49,7 +49,7 @@ def inspect_command() -> None:
 
 
 def _view(command: Command) -> Command:
-    image = click.argument("image", type=click.Path())
+    image = click.argument("image", type=click.Path(readable=False))
     as_json = click.option("--json", "as_json", is_flag=True, help="Raw integers, as JSON.")
     return image(as_json(command))
 
