@@ -165,7 +165,7 @@ class Image:
         file_bytes = os.fstat(self.fd).st_size
         if file_bytes < MIN_DEVICE_BYTES:
             raise DamagedImageError(
-                f"{self.name} is no pmemfs image: {file_bytes} bytes are too few"
+                f"{self.name} is no pmemfs image, or cut short: {file_bytes} bytes are too few"
             )
         found = None
         backup = Geometry.of_size(file_bytes).backup_superblock_offset

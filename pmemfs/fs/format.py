@@ -80,6 +80,8 @@ def _open_new(path: str, force: bool) -> tuple[int, bool]:
     except OSError as error:
         code = error.errno or errno.EIO
         raise PmemfsError(code, f"cannot make {path}: {error.strerror}") from error
+    if os.path.isdir(path):
+        raise PmemfsError(errno.EISDIR, f"{path} is a directory; name a file in it")
     if not force:
         raise PmemfsError(errno.EEXIST, f"{path} exists; --force overwrites it")
     try:

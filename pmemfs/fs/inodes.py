@@ -394,7 +394,7 @@ class InodeTable:
     @property
     def free_known(self) -> int:
         """Inodes that can be had without a new extent."""
-        return len(self._chunks) * INODES_PER_EXTENT - self.in_use
+        return len(self._chunks) * INODES_PER_EXTENT - self.in_use - 1  # number 0 is not used
 
 
 def blocks_512(inode: Inode) -> int:

@@ -40,7 +40,7 @@ from pmemfs.errors import PmemfsError
 from pmemfs.fs import Inode, Volume
 from pmemfs.fuse import protocol as p
 from pmemfs.fuse.protocol import InitFlag, Opcode, OpenFlag, SetattrFlag
-from pmemfs.layout.geometry import NAME_MAX, PAGE_BYTES
+from pmemfs.layout.geometry import MAX_FILE_BYTES, NAME_MAX, PAGE_BYTES
 from pmemfs.reclaim import Reclaimer
 
 log = logging.getLogger("pmemfs.fuse")
@@ -564,6 +564,10 @@ class NativeFrontend:
         written = volume.write(nodeid, offset, body[40 : 40 + size], stamp=stamp)
         if cached and inode.pages != pages:
             self._changed_blocks = nodeid
+        if cached and written < size:
+            # the kernel does not look at the count of what it writes back: only an error is heard
+            code = errno.EFBIG if offset + size > MAX_FILE_BYTES else errno.ENOSPC
+            raise PmemfsError(code, "a part of the cached data could not be stored")
         return _pack_written(written, 0)
 
     def _fallocate(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:

@@ -145,6 +145,6 @@ def _number(name: str, value: str | None, least: float, most: float) -> float:
         number = float("nan")
     if not least <= number <= most:
         raise PmemfsError(
-            errno.EINVAL, f"the mount option {name} wants a number from {least:g} to {most:g}"
+            errno.EINVAL, f"the mount option {name} wants a number from {least:.0f} to {most:.0f}"
         )
     return number

@@ -96,7 +96,7 @@ def test_places_where_nothing_can_be_made(folder: Path) -> None:
     assert_sentence(
         run_here("mkfs", folder / "none/disk.img", "--size", "64M", check=False), "none/disk.img"
     )
-    assert_sentence(run_here("mkfs", folder, "--size", "64M", check=False), "exists")
+    assert_sentence(run_here("mkfs", folder, "--size", "64M", check=False), "is a directory")
     assert_sentence(run_here("mkfs", folder, "--size", "64M", "--force", check=False), str(folder))
     assert_sentence(
         run_here("mkfs", "/dev/null", "--size", "64M", "--force", check=False), "/dev/null"

@@ -246,3 +246,43 @@ def test_hard_links_are_one_file(place: Path) -> None:
     assert (place / "one").stat() == (place / "other").stat()
     (place / "one").unlink()
     assert (place / "other").stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("cache", ["writeback", "writethrough", "none"])
+def test_a_write_that_fits_in_part_is_not_called_durable(cache: str) -> None:
+    """The kernel ignores how much of cached data was stored; only an error reaches fsync."""
+    size = 512 * 1024
+    with (
+        scratch() as folder,
+        mounted(
+            folder, f"idle=60,cache={cache}", mounted_class=NativeMounted, size_bytes=64 * MIB
+        ) as one,
+    ):
+        room = one.directory / "room"
+        with opened(room) as fd:
+            free = os.statvfs(one.directory).f_bavail
+            assert fallocate(fd, 0, 0, (free // 512 - 2) * 512 * 4096) is None
+        number = 0
+        while (free := os.statvfs(one.directory).f_bavail) > 100:  # in pieces that stay small
+            with opened(one.directory / f"small{number}") as fd:
+                os.write(fd, bytes(min(200, free - 100) * 4096))
+                os.fsync(fd)
+            number += 1
+        data = os.urandom(size)
+        stored = 0
+        with opened(one.directory / "late") as fd, contextlib.suppress(OSError):
+            written = os.write(fd, data)
+            os.fsync(fd)
+            stored = written
+        assert stored < size
+        one.remount()
+        assert (one.directory / "late").read_bytes()[:stored] == data[:stored]
+
+
+def test_a_write_across_the_largest_size_is_cut_or_fails(native: Mounted, place: Path) -> None:
+    with opened(place / "file") as fd:
+        if os.pwrite(fd, b"z" * 8192, (1 << 44) - 4096) == 8192:  # kept back by the kernel
+            with pytest.raises(OSError, match="File too large"):
+                os.fsync(fd)
+        else:
+            assert os.fstat(fd).st_size == 1 << 44
