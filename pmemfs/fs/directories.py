@@ -20,7 +20,7 @@ from pmemfs.device import MappedDevice
 from pmemfs.errors import DamagedImageError, InvariantError, no_space
 from pmemfs.fs import leaf
 from pmemfs.fs.inodes import Inode
-from pmemfs.fs.leaf import HEADER_BYTES, SLOT_BYTES, Entry
+from pmemfs.fs.leaf import Entry
 from pmemfs.journal import Transaction
 from pmemfs.layout.geometry import EXTENT_PAGE_SHIFT, PAGE_SHIFT, WORDS_PER_PAGE
 from pmemfs.layout.records import DIRECTORY_SLOT, Role
@@ -78,6 +78,19 @@ class Directories:
     def find(self, directory: Inode, name: bytes) -> Found | None:
         """Return where a name stands, or None."""
         cookie = self.hash(name)
+        word = self._leaf_word(directory, cookie)
+        if not word:
+            return None
+        start = self._checked(directory, word) << PAGE_SHIFT
+        view = self._device.view
+        slot = leaf.find_slot(self._device.find, view, start, cookie, name)
+        if slot < 0:
+            return None
+        cookie, ino, _, _, file_type = _unpack_slot(view, slot)
+        return Found(ino, file_type, cookie, start >> PAGE_SHIFT, slot - start)
+
+    def _leaf_word(self, directory: Inode, cookie: int) -> int:
+        """Return the word of the leaf that a cookie belongs to, 0 in an empty directory."""
         word = directory.words[0]
         shift = _HASH_BITS - _NODE_BITS
         words = self._device.words
@@ -87,24 +100,7 @@ class Directories:
             node = self._checked(directory, word) << EXTENT_PAGE_SHIFT
             word = words[node + (cookie >> shift & (WORDS_PER_PAGE - 1))]
             shift -= _NODE_BITS
-        return self._find_in_leaf(self._checked(directory, word), cookie, name) if word else None
-
-    def _find_in_leaf(self, pfn: int, cookie: int, name: bytes) -> Found | None:
-        start = pfn << PAGE_SHIFT
-        view = self._device.view
-        first = start + HEADER_BYTES
-        slots = int.from_bytes(view[start + leaf.COUNTS_OFFSET :][:2], "little")
-        stop = min(first + slots * SLOT_BYTES, start + (1 << PAGE_SHIFT))
-        needle = cookie.to_bytes(8, "little")[1:]
-        place = self._device.find(needle, first, stop)
-        while place >= 0:
-            slot = place - 1
-            if (slot - first) % SLOT_BYTES == 0:
-                cookie, ino, offset, length, file_type = _unpack_slot(view, slot)
-                if length == len(name) and view[start + offset : start + offset + length] == name:
-                    return Found(ino, file_type, cookie, pfn, slot - start)
-            place = self._device.find(needle, place + 1, stop)
-        return None
+        return word
 
     def _checked(self, directory: Inode, word: int) -> int:
         pfn = word & PFN_MASK
@@ -119,12 +115,7 @@ class Directories:
         """Iterate entries with cookies above ``after``, in the order of their cookies."""
         position = after + 1
         while position < 1 << _HASH_BITS:
-            word = directory.words[0]
-            shift = _HASH_BITS - _NODE_BITS
-            while word & NODE and shift >= 0:
-                node = self._checked(directory, word) << EXTENT_PAGE_SHIFT
-                word = self._device.words[node + (position >> shift & (WORDS_PER_PAGE - 1))]
-                shift -= _NODE_BITS
+            word = self._leaf_word(directory, position)
             if not word:
                 return
             start = self._checked(directory, word) << PAGE_SHIFT
@@ -246,26 +237,12 @@ class Directories:
         cookie = self.hash(name)
         path, word = self._walk(tx, directory, cookie)
         pfn = word & PFN_MASK
-        start = self._slot_in_page(tx.page(pfn), cookie, name) if word else -1
+        page = bytes(tx.page(pfn)) if word else b""
+        start = leaf.find_slot(page.find, page, 0, cookie, name) if word else -1
         if start < 0:
             raise InvariantError("a name to be removed is not in its directory")
         if leaf.remove(tx, pfn, start) == 0:
             self._merge(tx, directory, path, pfn)
-
-    @staticmethod
-    def _slot_in_page(page: leaf.Page, cookie: int, name: bytes) -> int:
-        """Return where the slot of a name starts in a leaf page, or -1."""
-        page = bytes(page)
-        stop = HEADER_BYTES + leaf.read_shape(page).slots * SLOT_BYTES
-        needle = cookie.to_bytes(8, "little")[1:]
-        place = page.find(needle, HEADER_BYTES, stop)
-        while place >= 0:
-            if (place - 1 - HEADER_BYTES) % SLOT_BYTES == 0:
-                _, _, offset, length, _ = _unpack_slot(page, place - 1)
-                if page[offset : offset + length] == name:
-                    return place - 1
-            place = page.find(needle, place + 1, stop)
-        return -1
 
     def _merge(self, tx: Transaction, directory: Inode, path: list[_Step], pfn: int) -> None:
         """Merge an empty leaf with its buddy, upwards as long as one of the two is empty."""

@@ -350,7 +350,7 @@ class Files:
             extent = self._pool.take(tx, Kind.WHOLE, inode.ino, piece)
             base = extent_to_offset(extent)
             self._expose(inode, min(offset, first << PAGE_SHIFT))
-            lines = self._copy_into(inode, base, first, old, offset)
+            lines = self._copy_into(inode, base, first, old)
             start = base + (offset & (EXTENT_BYTES - 1))
             if old or data.obj is not _ZEROS.obj:  # a new extent reads as zeros already
                 self._device.store(start, data)
@@ -365,9 +365,7 @@ class Files:
         assert self._tables is not None
         self._tables.touch_whole(extent, lines + (len(data) + 63 >> 6))
 
-    def _copy_into(
-        self, inode: Inode, base: int, first: int, runs: list[Run], new_start: int
-    ) -> int:
+    def _copy_into(self, inode: Inode, base: int, first: int, runs: list[Run]) -> int:
         """Copy runs of a piece to an extent of zeros, up to the end of the file; return lines."""
         lines = 0
         for index, count, pfn, _ in runs:
@@ -469,10 +467,6 @@ class Files:
     def _allocate_piece(self, inode: Inode, offset: int, end: int) -> None:
         index, stop = offset >> PAGE_SHIFT, pages_of(end)
         runs = list(self._maps.iter_runs(inode, index, stop))
-        if sum(count for _, count, _, _ in runs) == stop - index:
-            if end > inode.size and not self._keeps_size:
-                self.grow(inode, end)
-            return
         # the pages missing are whole ones: write zeros to the first of each gap onwards
         for first, count in _gaps(runs, index, stop):
             low = max(first << PAGE_SHIFT, offset)

@@ -290,8 +290,7 @@ class InodeTable:
     # -- changing ----------------------------------------------------------------------------
 
     def put(self, tx: Transaction, inode: Inode) -> None:
-        """Write the whole inode with the transaction."""
-        tx.undo.append(lambda: self._reload(inode))
+        """Write the whole inode with the transaction, which made it or has it guarded."""
         tx.put(inode.offset, inode.encode())
 
     def guard(self, tx: Transaction, inode: Inode) -> None:

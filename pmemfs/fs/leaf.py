@@ -8,6 +8,7 @@ a hole in both; a full leaf with enough garbage is packed anew. Records: `Direct
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 from pmemfs.journal import Transaction
@@ -74,6 +75,29 @@ def build(ino: int, depth: int, prefix: int, entries: list[Entry]) -> bytearray:
         DIRECTORY_SLOT.struct.pack_into(page, start, cookie, child, heap, len(name), file_type)
     _SHAPE.pack_into(page, 0, ino, depth, len(entries), len(entries), heap, 0, prefix)
     return page
+
+
+def find_slot(
+    find: Callable[[bytes, int, int], int], buffer: Page, start: int, cookie: int, name: bytes
+) -> int:
+    """Return where the slot of a name begins in a buffer, or -1.
+
+    The leaf begins at ``start`` of the buffer, which ``find`` searches as `bytes.find` does. The
+    number that tells names of equal hash apart is not looked at: the names are compared.
+    """
+    first = start + HEADER_BYTES
+    slots = int.from_bytes(buffer[start + COUNTS_OFFSET : start + COUNTS_OFFSET + 2], "little")
+    stop = min(first + slots * SLOT_BYTES, start + PAGE_BYTES)
+    needle = cookie.to_bytes(8, "little")[1:]
+    place = find(needle, first, stop)
+    while place >= 0:
+        slot = place - 1
+        if (slot - first) % SLOT_BYTES == 0:
+            _, _, offset, length, _ = _unpack_slot(buffer, slot)
+            if length == len(name) and buffer[start + offset : start + offset + length] == name:
+                return slot
+        place = find(needle, place + 1, stop)
+    return -1
 
 
 def add(tx: Transaction, pfn: int, entry: Entry) -> bool:

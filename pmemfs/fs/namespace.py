@@ -316,7 +316,8 @@ class Namespace:
         validate_name(new_name)
         if {name, new_name} & {b".", b".."}:
             raise PmemfsError(errno.EBUSY, "cannot rename . or ..")
-        inode = self._inodes.get(self._find(old_dir, name).ino)
+        source = self._find(old_dir, name)
+        inode = self._inodes.get(source.ino)
         found = self._directories.find(new_dir, new_name)
         target = self._inodes.get(found.ino) if found else None
         if target is not None and flags & RenameFlag.NOREPLACE:
@@ -329,11 +330,11 @@ class Namespace:
             _require_removable(new_dir, target)
         if inode.is_dir:
             self._require_outside(inode, new_dir)
-        if flags & RenameFlag.EXCHANGE and target is not None:
+        if flags & RenameFlag.EXCHANGE and found is not None and target is not None:
             if target.is_dir:
                 self._require_outside(target, old_dir)
             if target is not inode:
-                self._exchange(old_dir, name, inode, new_dir, new_name, target)
+                self._exchange(old_dir, source, inode, new_dir, found, target)
             return
         if target is inode:
             return
@@ -393,18 +394,17 @@ class Namespace:
     def _exchange(
         self,
         old_dir: Inode,
-        name: bytes,
+        source: Found,
         inode: Inode,
         new_dir: Inode,
-        new_name: bytes,
+        found: Found,
         target: Inode,
     ) -> None:
         with self._journal.transaction() as tx:
             for each in (old_dir, new_dir, inode, target):
                 self._inodes.guard(tx, each)
-            one, other = self._find(old_dir, name), self._find(new_dir, new_name)
-            self._directories.replace(tx, one, target.ino, _file_type(target))
-            self._directories.replace(tx, other, inode.ino, _file_type(inode))
+            self._directories.replace(tx, source, target.ino, _file_type(target))
+            self._directories.replace(tx, found, inode.ino, _file_type(inode))
             if old_dir is not new_dir:
                 old_dir.nlink += target.is_dir - inode.is_dir
                 new_dir.nlink += inode.is_dir - target.is_dir

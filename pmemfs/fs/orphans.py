@@ -155,6 +155,11 @@ class Orphans:
         while inode in self:
             self.work(inode)
 
+    def finish_cut(self, inode: Inode) -> None:
+        """Finish the truncation of a file that has a name, before it changes in size again."""
+        if inode.nlink:
+            self.finish(inode)
+
     def trim(self, inode: Inode) -> None:
         """Free all that lies behind the size of a file; it stays on the list or off it."""
         done = False

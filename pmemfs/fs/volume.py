@@ -147,7 +147,7 @@ class Volume:
         self._directories = Directories(
             self.device, self.pool, self.metadata_arena, image.superblock["hash_seed"]
         )
-        self._xattrs = Xattrs(self.device, self.pool, self.metadata_arena, self.inodes)
+        self._xattrs = Xattrs(self.device, self.pool, self.metadata_arena)
         self._names = Namespace(
             journal=self.journal,
             inodes=self.inodes,
@@ -226,8 +226,7 @@ class Volume:
 
     def _leave_clean(self) -> None:
         assert self.tables is not None
-        while (orphan := self.orphans.workable()) is not None:
-            self.orphans.work(orphan)
+        self._free_orphans()
         self.tables.close()
         while self.release_idle():
             pass
@@ -484,8 +483,7 @@ class Volume:
         self._require_file(inode)
         if size > MAX_FILE_BYTES:
             raise PmemfsError(errno.EFBIG, "a file cannot be larger than 16 TiB")
-        if inode.nlink:
-            self.orphans.finish(inode)
+        self.orphans.finish_cut(inode)
         if size > inode.size:
             self._files.grow(inode, size)
             return
@@ -590,8 +588,7 @@ class Volume:
         inode = self.inodes.get(ino)
         self._require_file(inode)
         require_changeable(inode, append_too=stamp and offset < inode.size)
-        if inode in self.orphans and inode.nlink:
-            self.orphans.finish(inode)
+        self.orphans.finish_cut(inode)
         try:
             return self._files.write(inode, offset, data, stamp=stamp)
         except PmemfsError as error:
@@ -600,7 +597,7 @@ class Volume:
             return self._files.write(inode, offset, data, stamp=stamp)
 
     def _free_orphans(self) -> bool:
-        """Free what waits to be freed, when space is short; tell whether there was anything."""
+        """Free all that waits to be freed and can be; tell whether there was anything."""
         found = False
         while (orphan := self.orphans.workable()) is not None:
             self.orphans.work(orphan)
@@ -632,8 +629,7 @@ class Volume:
             raise PmemfsError(errno.EINVAL, "an empty range")
         if offset + length > MAX_FILE_BYTES:
             raise PmemfsError(errno.EFBIG, "a file cannot be larger than 16 TiB")
-        if inode.nlink:
-            self.orphans.finish(inode)
+        self.orphans.finish_cut(inode)
         keep_size = bool(mode & FALLOC_KEEP_SIZE)
         if mode not in _FALLOC_MODES:
             raise PmemfsError(errno.EOPNOTSUPP, "this fallocate mode is not supported")
@@ -700,7 +696,7 @@ class Volume:
         return (
             self.data_arena.is_idle_empty
             or self.metadata_arena.is_idle_empty
-            or self.pool.has_empty_open
+            or self.pool.empty_open() is not None
             or self.inodes.has_empty_chunk
         )
 

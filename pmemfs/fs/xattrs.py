@@ -12,7 +12,7 @@ import zlib
 from pmemfs.device import MappedDevice
 from pmemfs.errors import DamagedImageError, PmemfsError, no_space
 from pmemfs.fs import acl
-from pmemfs.fs.inodes import Inode, InodeTable
+from pmemfs.fs.inodes import Inode
 from pmemfs.journal import Transaction
 from pmemfs.layout.geometry import NAME_MAX, PAGE_BYTES, PAGE_SHIFT
 from pmemfs.layout.records import XATTR_ENTRY, XATTR_PAGE, Role
@@ -24,20 +24,16 @@ CREATE = 1
 REPLACE = 2
 VALUE_MAX = 65536
 _NAMESPACES = (b"user.", b"trusted.", b"security.")
-_NAMES = acl.NAMES
 _HEADER_BYTES = XATTR_PAGE.size_bytes
 
 
 class Xattrs:
     """The extended attributes of all inodes of a volume."""
 
-    def __init__(
-        self, device: MappedDevice, pool: ExtentPool, metadata: Arena, inodes: InodeTable
-    ) -> None:
+    def __init__(self, device: MappedDevice, pool: ExtentPool, metadata: Arena) -> None:
         self._device = device
         self._pool = pool
         self._metadata = metadata
-        self._inodes = inodes
 
     def read(self, inode: Inode) -> dict[bytes, bytes]:
         """Return all attributes by name, in the order they were first set."""
@@ -69,7 +65,7 @@ class Xattrs:
         ENOSPC when all attributes do not fit in one page together.
         """
         validate(name, value)
-        attributes = dict(self.read(inode))
+        attributes = self.read(inode)
         if flags & CREATE and name in attributes:
             raise PmemfsError(errno.EEXIST, "the attribute exists")
         if flags & REPLACE and name not in attributes:
@@ -107,7 +103,7 @@ class Xattrs:
 
 def validate(name: bytes, value: bytes) -> None:
     """Raise what setxattr(2) raises for a name or a value that cannot be."""
-    if not name.startswith(_NAMESPACES) and name not in _NAMES:
+    if not name.startswith(_NAMESPACES) and name not in acl.NAMES:
         raise PmemfsError(
             errno.EOPNOTSUPP,
             "attributes are user.*, trusted.*, security.* and access control lists",

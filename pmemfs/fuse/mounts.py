@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pmemfs.errors import PmemfsError
+from pmemfs.fuse.options import SUBTYPE
 
-FILE_SYSTEM_TYPE = "fuse.pmemfs"
+FILE_SYSTEM_TYPE = f"fuse.{SUBTYPE}"
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _MNT_DETACH = 2
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -34,7 +34,6 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Inode, Volume
@@ -122,6 +121,7 @@ class NativeFrontend:
         self._next_step = 0.0
         self._done = False
         self._changed_blocks: int | None = None
+        self._unique = 0  # of the request that is served
         self._syncs: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._syncer = threading.Thread(target=self._run_syncs, name="fdatasync", daemon=True)
         self._handlers = self._make_handlers(xattrs)
@@ -157,6 +157,9 @@ class NativeFrontend:
             Opcode.RELEASE: self._release,
             Opcode.IOCTL: self._ioctl,
             Opcode.STATX: self._statx,
+            Opcode.FSYNC: self._fsync,
+            Opcode.FSYNCDIR: self._fsync,
+            Opcode.SYNCFS: self._fsync,
             Opcode.INTERRUPT: self._ignore,
         }
         if self._cache == "none":
@@ -169,7 +172,7 @@ class NativeFrontend:
                 Opcode.SETXATTR: self._setxattr,
                 Opcode.REMOVEXATTR: self._removexattr,
             }
-        return handlers
+        return {int(opcode): handler for opcode, handler in handlers.items()}
 
     # -- the loop ----------------------------------------------------------------------------
 
@@ -262,9 +265,7 @@ class NativeFrontend:
     def _dispatch(self, length: int) -> None:
         _, opcode, unique, nodeid, uid, gid, _, _, _ = _unpack_header(self._buffer)
         handler = self._handlers.get(opcode)
-        if opcode == Opcode.FSYNC or opcode == Opcode.FSYNCDIR or opcode == Opcode.SYNCFS:
-            self._fsync(unique, nodeid)
-            return
+        self._unique = unique
         if handler is None:
             self._send_error(unique, errno.ENOSYS)
             return
@@ -612,14 +613,11 @@ class NativeFrontend:
 
     # -- fsync -------------------------------------------------------------------------------
 
-    def _fsync(self, unique: int, nodeid: int) -> None:
+    def _fsync(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         """Flush and fence here, then let the other thread sync the host and reply."""
-        try:
-            self._volume.flush(nodeid)
-        except OSError as error:
-            self._send_error(unique, error.errno or errno.EIO)
-        else:
-            self._syncs.put(unique)
+        self._volume.flush(nodeid)
+        self._syncs.put(self._unique)
+        return None
 
     def _run_syncs(self) -> None:
         while (unique := self._syncs.get()) is not None:
@@ -700,8 +698,3 @@ def _sized(data: bytes, size: int) -> bytes:
     if len(data) > size:
         raise PmemfsError(errno.ERANGE, "the buffer is too small")
     return data
-
-
-def run_native(volume: Volume, fd: int, **options: Any) -> None:
-    """Serve a volume on a mounted descriptor; see `NativeFrontend`."""
-    NativeFrontend(volume, fd, **options).run()

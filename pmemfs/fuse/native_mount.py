@@ -12,7 +12,7 @@ import subprocess
 
 from pmemfs.errors import PmemfsError
 from pmemfs.fuse.mounts import FILE_SYSTEM_TYPE
-from pmemfs.fuse.options import KERNEL_FLAGS, MountOptions
+from pmemfs.fuse.options import SUBTYPE, MountOptions
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -38,10 +38,12 @@ def _mount_privileged(directory: str, options: MountOptions) -> int:
     data = f"fd={fd},rootmode={mode:o},user_id={os.geteuid()},group_id={os.getegid()}"
     data += ",allow_other" if options.allow_other else ""
     data += ",default_permissions" if options.default_permissions else ""
-    kind = FILE_SYSTEM_TYPE.split(".")[0] + "." + options.subtype
     source = os.fsencode(options.fsname)
     target = os.fsencode(directory)
-    if _libc.mount(source, target, kind.encode(), options.mount_flags, data.encode()) != 0:
+    if (
+        _libc.mount(source, target, FILE_SYSTEM_TYPE.encode(), options.mount_flags, data.encode())
+        != 0
+    ):
         code = ctypes.get_errno()
         os.close(fd)
         raise PmemfsError(code, f"cannot mount on {directory}: {os.strerror(code)}")
@@ -56,9 +58,9 @@ def _mount_by_fusermount(directory: str, options: MountOptions) -> int:
             "mounting without being root needs fusermount3: install the package fuse3",
         )
     words = [
-        "fsname=" + options.fsname.replace("\\", "\\\\").replace(",", "\\,"),
-        f"subtype={options.subtype}",
-        *(name for name in options.kernel if name in KERNEL_FLAGS),
+        f"fsname={options.escaped_fsname}",
+        f"subtype={SUBTYPE}",
+        *options.kernel,
         *(["ro"] if options.read_only else []),
         *(["allow_other"] if options.allow_other else []),
         *(["default_permissions"] if options.default_permissions else []),

@@ -36,10 +36,10 @@ KERNEL_FLAGS = {
     "async": (16, False),
     "dirsync": (128, True),
 }
+SUBTYPE = "pmemfs"
 MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
-MS_NOATIME = 1024
 CACHE_MODES = ("writeback", "writethrough", "none")
 _IGNORED = {"rw", "defaults", "auto", "noauto", "user", "nouser", "users", "_netdev", "nofail"}
 
@@ -49,7 +49,6 @@ class MountOptions:
     """Checked options, for any front end. ``cache`` is None unless it was asked for."""
 
     fsname: str
-    subtype: str = "pmemfs"
     read_only: bool = False
     idle_s: float = 30.0
     relatime: bool = False
@@ -72,13 +71,18 @@ class MountOptions:
             flags = flags | bit if wanted else flags & ~bit
         return flags
 
+    @property
+    def escaped_fsname(self) -> str:
+        """The source as it stands in a list of options, for libfuse and fusermount3."""
+        return self.fsname.replace("\\", "\\\\").replace(",", "\\,")
+
     def for_libfuse(self) -> dict[str, Any]:
         """Return libfuse 2's options by name, True for those without a value."""
         if self.cache == "writeback":
             raise PmemfsError(errno.EINVAL, "cache=writeback needs --frontend native")
         options: dict[str, Any] = {
-            "fsname": self.fsname.replace("\\", "\\\\").replace(",", "\\,"),
-            "subtype": self.subtype,
+            "fsname": self.escaped_fsname,
+            "subtype": SUBTYPE,
             "use_ino": True,
             "big_writes": True,
             "nonempty": True,

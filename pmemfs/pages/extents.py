@@ -258,11 +258,6 @@ class ExtentPool:
         """Whether an arena owns the extent."""
         return extent in self._arena_owned
 
-    @property
-    def has_empty_open(self) -> bool:
-        """Whether `empty_open` would find one."""
-        return self.empty_open() is not None
-
     def empty_open(self) -> int | None:
         """Return a small or metadata extent without a used page that no arena owns."""
         for kind in _PAGED:
