@@ -59,7 +59,8 @@ def describe_recovery(volume: Volume) -> str | None:
     else:
         r = volume.replay
         parts.append(
-            f"replayed transaction {r.sequence} ({r.stored_bytes} bytes in {r.entries} places)"
+            f"replayed transaction {r.sequence} ({r.stored_bytes} bytes in {r.entries} "
+            f"{'place' if r.entries == 1 else 'places'})"
         )
     if len(volume.orphans):
         parts.append(f"{len(volume.orphans)} orphans to free")
