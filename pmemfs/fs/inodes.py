@@ -124,6 +124,11 @@ class Inode:
         """Whether it is a symbolic link."""
         return self.mode >> 12 == 0o12
 
+    @property
+    def times_ns(self) -> tuple[int, int, int]:
+        """Times of the last access, data change and attribute change."""
+        return self.atime_ns, self.mtime_ns, self.ctime_ns
+
     def clear(self) -> None:
         """Make all stored fields zero, as in a free inode."""
         self.decode(bytes(INODE_BYTES), 0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import stat
-from enum import IntFlag
 
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import acl
@@ -24,13 +23,13 @@ from pmemfs.layout.words import owner_word
 from pmemfs.pages import Arena
 from pmemfs.pages.clock import Clock
 
-# plain integers: the arithmetic of flag classes is slow, and this is asked by every operation
+# the arithmetic of flag classes is slow
 _IMMUTABLE = int(InodeFlag.IMMUTABLE)
 _FIXED = _IMMUTABLE | int(InodeFlag.APPEND)
 
 
-class RenameFlag(IntFlag):
-    """Flags of renameat2(2)."""
+class RenameFlag:
+    """Flags of renameat2(2); plain integers, as all flags that each operation asks for."""
 
     NOREPLACE = 1
     EXCHANGE = 2
@@ -419,6 +418,6 @@ class Namespace:
         self._inodes.put(tx, inode)
 
     def _stamp(self, tx: Transaction, *directories: Inode) -> None:
-        for directory in directories:
+        for directory in dict.fromkeys(directories):
             directory.mtime_ns = directory.ctime_ns = self._clock.now_ns()
             self._inodes.put(tx, directory)
