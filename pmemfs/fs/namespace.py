@@ -91,14 +91,18 @@ class Namespace:
             raise PmemfsError(errno.ENOTDIR, "not a directory")
         return inode
 
-    def lookup(self, parent: int, name: bytes) -> Inode:
-        """Return the inode a name stands for; raises ENOENT, ENOTDIR or ENAMETOOLONG."""
+    def find(self, parent: int, name: bytes) -> Inode | None:
+        """Return the inode a name stands for, or None; raises ENOTDIR or ENAMETOOLONG."""
         directory = self.directory(parent)
         if name == b".":
             return directory
         if name == b"..":
             return self._inodes.get(directory.parent)
-        return self._inodes.get(self._find(directory, name).ino)
+        found = self._directories.find(directory, name)
+        if found is None:
+            validate_name(name)
+            return None
+        return self._inodes.get(found.ino)
 
     def _find(self, directory: Inode, name: bytes) -> Found:
         found = self._directories.find(directory, name)

@@ -274,9 +274,16 @@ class Volume:
 
     def lookup(self, parent: int, name: bytes) -> Inode:
         """Return what a name in a directory stands for; raises ENOENT, ENOTDIR, ENAMETOOLONG."""
+        inode = self.find(parent, name)
+        if inode is None:
+            raise PmemfsError(errno.ENOENT, "no such name")
+        return inode
+
+    def find(self, parent: int, name: bytes) -> Inode | None:
+        """Return what a name in a directory stands for, or None; else as `lookup`."""
         if self.tables is not None:
             self.inodes.trim(self.tables.is_dirty)
-        return self._names.lookup(parent, name)
+        return self._names.find(parent, name)
 
     def resolve(self, path: bytes) -> Inode:
         """Return what a path from the root stands for; symbolic links are not followed."""

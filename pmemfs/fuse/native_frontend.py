@@ -90,6 +90,7 @@ _unpack_times = p.SETATTR_IN.unpacker("mtime", "ctime", "mtimensec", "ctimensec"
 _unpack_read = p.READ_IN.unpacker("offset", "size")
 _unpack_write = p.WRITE_IN.unpacker("offset", "size", "write_flags")
 _pack_written = p.WRITE_OUT.struct.pack
+_NO_ENTRY = p.ENTRY_OUT.pack(entry_valid=_VALID_S)  # node 0: there is none, and that is to be kept
 
 
 _U64 = (1 << 64) - 1
@@ -411,12 +412,8 @@ class NativeFrontend:
         return p.ATTR_OUT.struct.pack(_VALID_S, 0, 0, *self._attributes(inode))
 
     def _lookup(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        try:
-            return self._entry_reply(self._volume.lookup(nodeid, bytes(body[:-1])))
-        except PmemfsError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            return p.ENTRY_OUT.pack(entry_valid=_VALID_S)  # node 0: a negative entry to keep
+        inode = self._volume.find(nodeid, bytes(body[:-1]))
+        return _NO_ENTRY if inode is None else self._entry_reply(inode)
 
     def _forget(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         self._volume.release(nodeid, p.FORGET_IN.struct.unpack_from(body)[0])
