@@ -66,6 +66,7 @@ def mount_command(
     mounts.wait_until_closed(image)
     if not options.read_only:
         validate_after_reboot(image)
+    directory = os.path.realpath(directory)
     validate_fuse_device()
     if frontend == "fusepy":
         options.for_libfuse()
