@@ -127,15 +127,12 @@ class Files:
         tables = self._tables
         if tables is None:
             return
-        if whole:
-            last = (pfn + count - 1) >> EXTENT_PAGE_SHIFT
-            for extent in range(pfn >> EXTENT_PAGE_SHIFT, last + 1):
-                tables.touch_whole(extent, 0)
-        elif (pfn & _SLOT_MASK) + count <= PAGES_PER_EXTENT:
-            tables.touch(pfn, count)
+        touch = tables.touch_whole if whole else tables.touch
+        if (pfn & _SLOT_MASK) + count <= PAGES_PER_EXTENT:
+            touch(pfn, count)
         else:
             for first, n in _by_extent(pfn, count):
-                tables.touch(first, n)
+                touch(first, n)
 
     # -- write -------------------------------------------------------------------------------
 
@@ -246,7 +243,7 @@ class Files:
         assert self._tables is not None
         if whole:
             self._device.flush(start, length)
-            self._tables.touch_whole(extent, (length + 63) >> 6)
+            self._tables.touch_whole(pfn, count, (length + 63) >> 6)
         elif flush:
             self._device.flush(start, length)
             self._tables.touch(pfn, count, 0, min(LINES_PER_PAGE, (length + 63) >> 6))
@@ -381,7 +378,7 @@ class Files:
             inode.pages += PAGES_PER_EXTENT - sum(count for _, count, _, _ in old)
             self._change_size(tx, inode, max(inode.size, offset + len(data)))
         assert self._tables is not None
-        self._tables.touch_whole(extent, lines + (len(data) + 63 >> 6))
+        self._tables.touch_whole(pfn, PAGES_PER_EXTENT, lines + (len(data) + 63 >> 6))
 
     def _copy_into(self, inode: Inode, base: int, first: int, runs: list[Run]) -> int:
         """Copy runs of a piece to an extent of zeros, up to the end of the file; return lines."""

@@ -48,6 +48,7 @@ def format_image(
     force: bool = False,
     entropy: Callable[[int], bytes] = os.urandom,
     now_ns: Callable[[], int] = time.time_ns,
+    device_class: type[MappedDevice] = MappedDevice,
 ) -> Geometry:
     """Make an image at ``path``, mode 0600; return its geometry. Durable on return.
 
@@ -60,7 +61,7 @@ def format_image(
     fd, is_new = _open_new(os.fspath(path), force)
     try:
         _set_size(fd, os.fspath(path), geometry)
-        _fill(fd, geometry, label, entropy, now_ns())
+        _fill(device_class(fd, geometry.device_bytes), geometry, label, entropy, now_ns())
         os.fsync(fd)
     except BaseException:
         if is_new:
@@ -159,9 +160,12 @@ def _used_pages(geometry: Geometry) -> list[int]:
 
 
 def _fill(
-    fd: int, geometry: Geometry, label: str, entropy: Callable[[int], bytes], now_ns: int
+    device: MappedDevice,
+    geometry: Geometry,
+    label: str,
+    entropy: Callable[[int], bytes],
+    now_ns: int,
 ) -> None:
-    device = MappedDevice(fd, geometry.device_bytes)
     try:
 
         def put(offset: int, data: bytes) -> None:
