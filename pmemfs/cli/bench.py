@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fnmatch
 import json
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import click
 
 from pmemfs.bench import fio, output
 from pmemfs.bench.descriptors.accesses import recorded, synthetic
+from pmemfs.bench.descriptors.device import scratch_directory
 from pmemfs.bench.descriptors.measure import SCHEMES, Plan, measure
 from pmemfs.bench.descriptors.plots import write_plots
 from pmemfs.bench.descriptors.report import notes, sections
@@ -151,7 +151,7 @@ def _run(bench: fio.FioBench, job: fio.FioJob) -> tuple[fio.FioResult | None, st
 )  # fmt: skip
 @click.option(
     "--dir", "directory", type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Where the sparse files lie meanwhile (the directory for temporary files).",
+    help="Where the sparse files lie meanwhile (/dev/shm).",
 )  # fmt: skip
 @click.option("--quick", is_flag=True, help="Small devices: about 15 seconds.")
 @click.option("--json", "as_json", is_flag=True, help="An object with a key for each scheme.")
@@ -189,7 +189,7 @@ def descriptors_command(
     """
     if plots is not None:
         output.load_matplotlib()
-    plan = descriptors_plan(quick, Path(directory or tempfile.gettempdir()), most_bytes, budget_s)
+    plan = descriptors_plan(quick, directory or scratch_directory(), most_bytes, budget_s)
     if quick:
         size_bytes, seconds, rate = min(size_bytes, QUICK_BYTES), min(seconds, 80), min(rate, 200)
     if not 256 * MIB <= size_bytes <= TIB:

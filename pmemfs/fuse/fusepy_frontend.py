@@ -33,6 +33,7 @@ import fuse
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Inode, Volume
 from pmemfs.fs.inodes import blocks_512
+from pmemfs.fuse.tracing import TraceControl
 from pmemfs.layout.geometry import NAME_MAX, PAGE_BYTES, ROOT_INO
 from pmemfs.reclaim import Reclaimer
 
@@ -84,6 +85,7 @@ class FusepyFrontend(fuse.FUSE):
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._volume = volume
+        self._xattrs = TraceControl(volume)
         self._idle_s = idle_s
         self._on_ready = on_ready
         self._lock = threading.Lock()
@@ -389,7 +391,9 @@ class FusepyFrontend(fuse.FUSE):
 
     def getxattr(self, path: bytes, name: bytes, buffer: Any, size: int) -> int:
         """getxattr(2)."""
-        return _reply(self._volume.getxattr(self._inode(path).ino, name), buffer, size)
+        uid, _ = self._caller()
+        data = self._xattrs.getxattr(uid, self._inode(path).ino, name)
+        return _reply(data, buffer, size)
 
     def listxattr(self, path: bytes, buffer: Any, size: int) -> int:
         """listxattr(2)."""
@@ -399,11 +403,13 @@ class FusepyFrontend(fuse.FUSE):
     def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int) -> None:
         """setxattr(2)."""
         data = ctypes.string_at(value, size)
-        self._volume.setxattr(self._inode(path).ino, name, data, flags)
+        uid, _ = self._caller()
+        self._xattrs.setxattr(uid, self._inode(path).ino, name, data, flags)
 
     def removexattr(self, path: bytes, name: bytes) -> None:
         """removexattr(2)."""
-        self._volume.removexattr(self._inode(path).ino, name)
+        uid, _ = self._caller()
+        self._xattrs.removexattr(uid, self._inode(path).ino, name)
 
 
 def _reply(data: bytes, buffer: Any, size: int) -> int:

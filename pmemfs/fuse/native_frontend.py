@@ -47,6 +47,7 @@ from pmemfs.fs import Inode, Volume, acl
 from pmemfs.fuse import protocol as p
 from pmemfs.fuse.native_mount import max_request_bytes
 from pmemfs.fuse.protocol import InitFlag, Opcode, OpenFlag, SetattrFlag
+from pmemfs.fuse.tracing import TraceControl
 from pmemfs.layout.geometry import MAX_FILE_BYTES, NAME_MAX, PAGE_BYTES
 from pmemfs.reclaim import Reclaimer
 
@@ -122,6 +123,7 @@ class NativeFrontend:
         unmount: Callable[[], bool] = lambda: False,
     ) -> None:
         self._volume = volume
+        self._xattrs = TraceControl(volume)
         self._fd = fd
         self._cache = cache
         self._checked = checked
@@ -721,7 +723,7 @@ class NativeFrontend:
     def _getxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         (size, _) = p.GETXATTR_IN.struct.unpack_from(body)
         name = bytes(body[p.GETXATTR_IN.size_bytes : -1])
-        return _sized(self._volume.getxattr(nodeid, name), size)
+        return _sized(self._xattrs.getxattr(uid, nodeid, name), size)
 
     def _listxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         (size, _) = p.GETXATTR_IN.struct.unpack_from(body)
@@ -733,13 +735,13 @@ class NativeFrontend:
         rest = bytes(body[p.SETXATTR_IN.size_bytes :])
         name, _, value = rest.partition(b"\0")
         drop = bool(more & p.SETXATTR_ACL_KILL_SGID)
-        self._volume.setxattr(nodeid, name, value[:size], flags, drop_set_gid=drop)
+        self._xattrs.setxattr(uid, nodeid, name, value[:size], flags, drop_set_gid=drop)
         if name in acl.NAMES and not self._checked:  # it may have changed the mode
             self._stale.add(nodeid)
         return b""
 
     def _removexattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        self._volume.removexattr(nodeid, bytes(body[:-1]))
+        self._xattrs.removexattr(uid, nodeid, bytes(body[:-1]))
         return b""
 
 

@@ -83,14 +83,17 @@ class AccessLog:
             self._data += self._pack(pfn << PAGE_SHIFT | flags, now_s, count, lines)
         return now_s - self._asked_s < LEASE_S
 
-    def fetch(self, first: int, most: int, now_s: int) -> bytes:
-        """Return up to ``most`` records from number ``first`` on; forget those before it."""
+    def fetch(self, first: int, most: int, now_s: int) -> tuple[int, bytes]:
+        """Return up to ``most`` records from number ``first`` on; forget those before it.
+
+        Also returns the number of the first of them, which is not ``first`` if that is gone.
+        """
         self._asked_s = now_s
         size = TRACE_RECORD.size_bytes
         known = max(0, min(first - self._first, len(self._data) // size))
         del self._data[: known * size]
         self._first += known
-        return bytes(self._data[: most * size])
+        return self._first, bytes(self._data[: most * size])
 
 
 def write_header(n_extents: int, dropped: int = 0) -> bytes:

@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 
-from pmemfs.bench.descriptors.accesses import Accesses, extents_in_use, synthetic
+from pmemfs.bench.descriptors.accesses import (
+    Accesses,
+    extents_in_use,
+    recorded,
+    summary,
+    synthetic,
+)
 from pmemfs.bench.descriptors.compound import Memdesc, VmemmapDedup
-from pmemfs.bench.descriptors.device import TallyDevice, open_scratch, scratch_file
+from pmemfs.bench.descriptors.device import (
+    TallyDevice,
+    open_scratch,
+    scratch_directory,
+    scratch_file,
+)
 from pmemfs.bench.descriptors.inverted import IDLE_S, Inverted
 from pmemfs.bench.descriptors.linear import Flat, Hierarchical, Scattered
 from pmemfs.bench.descriptors.measure import SCHEMES, Plan, crossings, measure, touch_all
 from pmemfs.bench.descriptors.report import notes, sections
 from pmemfs.bench.descriptors.scheme import DIRTY, FREED, WHOLE, WRITE, Scheme
+from pmemfs.cli import main
 from pmemfs.errors import PmemfsError
+from pmemfs.pages.trace import TRACE_RECORD, read_trace, write_header
 from pmemfs.units import GIB, KIB, MIB, TIB
 
 SIZE = 256 * MIB
 PAGES = SIZE // 4096
 SMALL, LARGE = 5, 9
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder where the program would make its files."""
+    with tempfile.TemporaryDirectory(dir=scratch_directory()) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(params=SCHEMES)
@@ -44,8 +67,13 @@ def make(cls: type[Scheme], path: Path, size_bytes: int = SIZE) -> Scheme:
     return scheme
 
 
+def found(scheme: Scheme, pfn: int) -> int:
+    """Where the descriptor of a page of the accesses is, as a word of the device."""
+    return scheme.find(int(scheme.translate(np.array([pfn]))[0])) >> 3
+
+
 def state(scheme: Scheme, pfn: int) -> int:
-    return scheme.device.words[(scheme.find(pfn) >> 3) + 1]
+    return scheme.device.words[found(scheme, pfn) + 1]
 
 
 # -- known figures ---------------------------------------------------------------------------
@@ -138,9 +166,8 @@ def test_an_access_is_stamped_where_it_is_found(scheme: Scheme) -> None:
     for pfn, count in pages.items():
         for each in range(pfn, pfn + count):
             assert state(scheme, each) == 1 << 8 | DIRTY, each
-    found = scheme.find(LARGE * 512 + 3)
     stamp = 6 if scheme.name == "inverted" else 1  # the head has it in another word
-    seconds = scheme.device.words[(found >> 3) + stamp]
+    seconds = scheme.device.words[found(scheme, LARGE * 512 + 3) + stamp]
     assert seconds == 1 if scheme.name == "inverted" else seconds == 1 << 8
 
 
@@ -162,7 +189,7 @@ def test_wear_adds_up(scheme: Scheme) -> None:
     for _ in range(3):
         scheme.touch(pfn, 2, WRITE, 64)
     for each in (pfn, pfn + 1):
-        assert scheme.device.words[(scheme.find(each) >> 3) + 2] == 3 * 64
+        assert scheme.device.words[found(scheme, each) + 2] == 3 * 64
 
 
 def test_pages_of_a_split_extent_have_a_descriptor_each(scheme: Scheme) -> None:
@@ -170,13 +197,14 @@ def test_pages_of_a_split_extent_have_a_descriptor_each(scheme: Scheme) -> None:
     pages = np.arange(SMALL * 512 + 1, SMALL * 512 + 512)
     if scheme.name == "scattered":
         pages = pages[pages % 65 != 64]  # those are descriptor pages themselves
-    assert len({scheme.find(pfn) for pfn in pages.tolist()}) == len(pages)
+    assert len({found(scheme, pfn) for pfn in pages.tolist()}) == len(pages)
 
 
 def test_vectors_find_the_same(scheme: Scheme) -> None:
     touch_all(scheme, np.array([SMALL]), np.array([LARGE]))
     extents = (0, SMALL, SMALL + 1, LARGE)
     pfns = np.concatenate([np.arange(e * 512 + 1, e * 512 + 512) for e in extents])
+    pfns = scheme.translate(pfns)
     assert scheme.find_many(pfns).tolist() == [scheme.find(pfn) for pfn in pfns.tolist()]
 
 
@@ -259,8 +287,8 @@ def test_extents_in_use_fit_the_engine(share: float, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def document(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    return measure(plan(tmp_path_factory.mktemp("bench")))
+def document() -> dict:
+    return measure(plan(scratch_directory()))
 
 
 def plan(directory: Path) -> Plan:
@@ -317,10 +345,10 @@ def test_wear_is_of_all_lines_stored(document: dict) -> None:
 
 
 def test_where_inverted_stops_winning(document: dict) -> None:
-    found = crossings(document)
-    assert found["memdesc"] is None
-    assert 0.9 < found["flat"] < 1
-    assert 0.6 < found["vmemmap-dedup"] < 0.8
+    shares = crossings(document)
+    assert shares["memdesc"] is None
+    assert 0.9 < shares["flat"] < 1
+    assert 0.6 < shares["vmemmap-dedup"] < 0.8
     sweep = {name: [row["total_bytes"] for row in document[name]["sweep"]] for name in document}
     assert sweep["inverted"][0] == SIZE // 2**21 * 64
     assert sweep["flat"] == [SIZE // 64] * 3
@@ -352,3 +380,115 @@ def test_tally_device_is_a_mapped_device_that_backs_nothing(tmp_path: Path) -> N
     device.back_bulk(4096, 100)
     assert device.host_bytes == 4096
     device.close()
+
+
+# -- recorded accesses -----------------------------------------------------------------------
+
+
+def write_trace(path: Path, n_extents: int, *records: tuple[int, int, int, int, int]) -> Path:
+    """Write records of ``(second, pfn, count, flags, lines)``."""
+    body = b"".join(
+        TRACE_RECORD.pack(page=pfn << 8 | flags, second=second, count=count, lines=lines)
+        for second, pfn, count, flags, lines in records
+    )
+    path.write_bytes(write_header(n_extents) + body)
+    return path
+
+
+def test_every_scheme_replays_a_trace(tmp_path: Path) -> None:
+    start = 1_800_000_000
+    trace = write_trace(
+        tmp_path / "t.trace",
+        128,
+        (start, 20 * 512 + 1, 5, WRITE | DIRTY, 0),
+        (start, 21 * 512 + 1, 1, 0, 0),
+        (start + 1, 30 * 512 + 8, 100, WHOLE | WRITE, 6400),
+        (start + 2, 20 * 512 + 1, 5, FREED, 0),
+        (start + 2, 21 * 512, 512, FREED, 0),
+        (start + 60, 22 * 512 + 3, 1, 0, 0),
+    )
+    accesses = recorded(trace)
+    assert accesses.size_bytes == SIZE
+    document = measure(replace(plan(tmp_path), accesses=accesses, shares=()))
+    assert {scheme["accesses"]["records"] for scheme in document.values()} == {6}
+    inverted = document["inverted"]["bytes"]
+    assert inverted["peak"]["parts"]["split tables"] == 2 * 32 * KIB
+    assert inverted["rest"]["parts"]["split tables"] == 0
+    assert inverted["rest"]["parts"]["owner pages"] == 2 * 4096
+    for scheme in document.values():
+        assert list(scheme["lookups"]) == ["whole", "split"]
+        assert scheme["wear"]["lines_stored"] > 0
+
+
+def test_summary_of_a_trace(tmp_path: Path) -> None:
+    trace = write_trace(
+        tmp_path / "t.trace",
+        128,
+        (10, 5 * 512 + 1, 5, WRITE | DIRTY, 0),
+        (12, 5 * 512 + 1, 2, 0, 0),
+        (12, 7 * 512, 100, WHOLE, 0),
+        (13, 5 * 512, 512, FREED, 0),
+    )
+    header, records = read_trace(trace)
+    data = summary(header["n_extents"], header["dropped"], records)
+    assert (data["records"], data["seconds"], data["first_second"]) == (4, 4, 10)
+    assert data["reads"] == {"records": 2, "pages": 102}
+    assert data["writes"] == {"records": 1, "pages": 5}
+    assert data["frees"] == {"records": 1, "pages": 512}
+    assert data["small"] == {"records": 2, "pages": 7, "extents": 1}
+    assert data["whole"] == {"records": 1, "pages": 100, "extents": 1}
+    assert data["hottest"][0] == {"extent": 5, "records": 2, "pages": 7}
+
+
+# -- the command -----------------------------------------------------------------------------
+
+
+def command(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["bench", "descriptors", *map(str, arguments)])
+
+
+def test_json_is_an_object_with_a_key_for_each_scheme(tmp_path: Path) -> None:
+    result = command("--quick", "--size", "256M", "--seconds", "2", "--json", "--dir", tmp_path)
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)
+    assert list(data) == list(SCHEMES)
+    assert data["flat"]["environment"]["cpus"] > 0
+    assert data["flat"]["bytes"]["rest"]["share_of_device"] == 0.015625
+
+
+@pytest.mark.filterwarnings("default")  # matplotlib's own
+def test_tables_and_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    words = ("--quick", "--size", "256M", "--seconds", "2", "--only", "inverted,flat")
+    result = command(*words, "--plots", tmp_path / "p", "--dir", tmp_path)
+    assert result.exit_code == 0, result.output
+    for title in ("Bytes of descriptors", "Initialise", "Lookups", "Wear by", "as a share of"):
+        assert title in result.stdout
+    assert [line.split()[0] for line in result.stdout.splitlines() if "split tables" in line]
+    pictures = sorted(path.name for path in (tmp_path / "p").iterdir())
+    assert pictures == ["bytes.png", "initialise.png", "wear.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--only", "flat,round"), "no scheme is called 'round'"),
+        (("--size", "16M"), "a device of 256M to 1T can be driven"),
+        (("--split", "101"), "not in the range"),
+        (("--dir", "/nowhere"), "does not exist"),
+    ],
+)
+def test_wrong_options(arguments: tuple[str, ...], sentence: str) -> None:
+    result = command(*arguments)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+
+
+def test_no_trace(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"no trace at all")
+    for path, sentence in ((tmp_path / "x", "is no trace"), (tmp_path / "y", "cannot read")):
+        result = command("--trace", path)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert sentence in result.stderr
+    empty = write_trace(tmp_path / "empty", 128)
+    assert "has no accesses" in command("--trace", empty).stderr

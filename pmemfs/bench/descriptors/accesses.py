@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,3 +120,45 @@ def recorded(path: Path) -> Accesses:
     header, records = read_trace(path)
     none = np.empty(0, np.int64)
     return Accesses(str(path), header["n_extents"] * EXTENT_BYTES, records, none, none)
+
+
+def summary(n_extents: int, dropped: int, records: Trace) -> dict[str, Any]:
+    """Return what a trace has in it, as a JSON-ready dict."""
+    page = records["page"]
+    flags = (page & np.uint64(0xFF)).astype(np.int64)
+    pfn = (page >> np.uint64(PAGE_SHIFT)).astype(np.int64)
+    freed = flags & int(AccessFlag.FREED) != 0
+    whole = flags & int(AccessFlag.WHOLE) != 0
+    writes = flags & int(AccessFlag.WRITE) != 0
+    count = records["count"].astype(np.int64)
+    seconds = records["second"]
+    return {
+        "device_bytes": n_extents * EXTENT_BYTES,
+        "records": len(records),
+        "dropped": dropped,
+        "first_second": int(seconds[0]) if len(records) else None,
+        "seconds": int(seconds[-1] - seconds[0]) + 1 if len(records) else 0,
+        "reads": _share_of(~freed & ~writes, count),
+        "writes": _share_of(~freed & writes, count),
+        "frees": _share_of(freed, count),
+        "small": _share_of(~freed & ~whole, count)
+        | {"extents": len(np.unique(pfn[~freed & ~whole] >> 9))},
+        "whole": _share_of(~freed & whole, count)
+        | {"extents": len(np.unique(pfn[~freed & whole] >> 9))},
+        "hottest": _hottest(pfn[~freed] >> 9, count[~freed]),
+    }
+
+
+def _share_of(mask: NDArray[np.bool_], count: NDArray[np.int64]) -> dict[str, int]:
+    return {"records": int(mask.sum()), "pages": int(count[mask].sum())}
+
+
+def _hottest(extents: NDArray[np.int64], count: NDArray[np.int64]) -> list[dict[str, int]]:
+    found, place, records = np.unique(extents, return_inverse=True, return_counts=True)
+    pages = np.zeros(len(found), np.int64)
+    np.add.at(pages, place, count)
+    order = np.argsort(records, kind="stable")[::-1][:10]
+    return [
+        {"extent": int(found[i]), "records": int(records[i]), "pages": int(pages[i])}
+        for i in order.tolist()
+    ]

@@ -34,6 +34,7 @@ class TallyDevice(MappedDevice):
 
     def __init__(self, fd: int, size_bytes: int) -> None:
         super().__init__(fd, size_bytes)
+        self.store_all = self._store_each  # type: ignore[method-assign]
         self.tallying = False
         self._log = array("q")
         self._lines = np.empty(0, np.int64)
@@ -42,10 +43,18 @@ class TallyDevice(MappedDevice):
     def store(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Store and tally; see `MappedDevice.store`."""
         super().store(offset, data)
+        self._note(offset, len(data))
+
+    def store_fresh(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Store and tally; see `MappedDevice.store_fresh`."""
+        super().store_fresh(offset, data)
+        self._note(offset, len(data))
+
+    def _note(self, offset: int, length: int) -> None:
         if self.tallying:
             first = offset // LINE_BYTES
             self._log.append(first)
-            self._log.append((offset + len(data) - 1) // LINE_BYTES - first + 1)
+            self._log.append((offset + length - 1) // LINE_BYTES - first + 1)
             if len(self._log) >= _FOLD_AT:
                 self._fold()
 
@@ -122,7 +131,7 @@ def open_scratch(path: Path, size_bytes: int) -> TallyDevice:
         os.ftruncate(fd, 0)
         os.ftruncate(fd, size_bytes)
         return TallyDevice(fd, size_bytes)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, MemoryError) as error:
         raise PmemfsError(
             errno.EFBIG, f"the host refuses a file of {format_size(size_bytes)}: {error}"
         ) from error
@@ -131,6 +140,18 @@ def open_scratch(path: Path, size_bytes: int) -> TallyDevice:
 
 
 def host_room_bytes(directory: Path) -> int:
-    """Return what may be stored in ``directory`` without getting in the way of others."""
+    """Return what may be stored in ``directory`` without getting in the way of others.
+
+    No more than the memory that is available: there the stores go first, on a disk too.
+    """
     host = os.statvfs(directory)
-    return max(0, host.f_bavail * host.f_frsize - ROOM_LEFT)
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    memory = int(fields["MemAvailable"].split()[0]) * 1024
+    return max(0, min(host.f_bavail * host.f_frsize, memory) - ROOM_LEFT)
+
+
+def scratch_directory() -> Path:
+    """Return where to make files if nobody says: in memory, where there is a file system for it."""
+    memory = Path("/dev/shm")
+    is_usable = memory.is_dir() and os.access(memory, os.W_OK)
+    return memory if is_usable else Path(tempfile.gettempdir())

@@ -12,7 +12,6 @@ an arena, a whole one is taken from the pool. Which extent it becomes is the poo
 from __future__ import annotations
 
 import errno
-import functools
 from typing import ClassVar
 
 import numpy as np
@@ -47,6 +46,7 @@ _INO = 2
 _GENERATION = HEAD.offset_of["generation"] >> 3
 _TABLE = HEAD.offset_of["table"] >> 3
 _OWNABLE = PAGES_PER_EXTENT - 1
+_SPLIT = int(PageFlag.SPLIT)
 
 
 class _Clock:
@@ -147,28 +147,25 @@ class Inverted(Scheme):
 
     def find(self, pfn: int) -> int:
         """Return the offset: the head of the extent first; its split table if it says so."""
-        extent = self._place.get(pfn >> 9, pfn >> 9)
         words = self.device.words
-        head = self._heads + (extent << 3)
+        head = self._heads + (pfn >> 9 << 3)
         table = words[head + _TABLE]
-        if table & PageFlag.SPLIT and words[head + _GENERATION] == self._generation:
+        if table & _SPLIT and words[head + _GENERATION] == self._generation:
             return (table >> 8) * PAGE_BYTES + (pfn & 511) * DESCRIPTOR_BYTES
         return head << 3
 
-    @functools.cached_property
-    def _places(self) -> NDArray[np.int64]:
+    def translate(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the pages that the engine gave for those of the accesses."""
         places = np.arange(self.n_extents, dtype=np.int64)
         places[list(self._place)] = list(self._place.values())
-        return places
+        return places[pfns >> 9] << 9 | pfns & 511
 
     def find_many(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the offsets ``(n,) int64``; for extents that do not change any more."""
+        """Return the offsets ``(n,) int64``."""
         words = np.frombuffer(self.device.view, "<i8")
-        heads = self._heads + (self._places[pfns >> 9] << 3)
+        heads = self._heads + (pfns >> 9 << 3)
         tables = words[heads + _TABLE]
-        split = (tables & int(PageFlag.SPLIT) != 0) & (
-            words[heads + _GENERATION] == self._generation
-        )
+        split = (tables & _SPLIT != 0) & (words[heads + _GENERATION] == self._generation)
         in_table = ((tables >> 8) << 12) + ((pfns & 511) << 6)
         return np.where(split, in_table, heads << 3)
 

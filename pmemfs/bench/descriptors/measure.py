@@ -262,7 +262,7 @@ def _lookups(scheme: Scheme, plan: Plan) -> Document:
 def _lookup_rates(scheme: Scheme, extents: NDArray[np.int64], plan: Plan) -> Document:
     rng = np.random.default_rng(plan.seed)
     slots = rng.integers(1, PAGES_PER_EXTENT, plan.batch)
-    pfns = rng.choice(extents, plan.batch) * PAGES_PER_EXTENT + slots
+    pfns = scheme.translate(rng.choice(extents, plan.batch) * PAGES_PER_EXTENT + slots)
     one_by_one = pfns[: plan.lookups].tolist()
     single_s = min(_timed_singles(scheme, one_by_one) for _ in range(_TRIES))
     column = np.frombuffer(scheme.device.view, "<u8")

@@ -91,6 +91,10 @@ class Scheme(ABC):
         """Let the clock show ``now_s``, and do what the scheme does about idle descriptors."""
         self.now_s = now_s
 
+    def translate(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the pages ``(n,) int64`` to `find` for those of the accesses."""
+        return pfns
+
     def place_of(self, line: int) -> str:
         """Return the name of the part that a line of the device belongs to."""
         return "descriptors"
