@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from pmemfs import inspect
-from pmemfs.cli import inspect_device, inspect_maps, inspect_text
+from pmemfs.cli import inspect_device, inspect_maps, inspect_text, inspect_top
 from pmemfs.errors import PmemfsError
 from pmemfs.inspect.collect import View
 from pmemfs.inspect.extents import SORT_KEYS
@@ -171,6 +171,28 @@ def wear_command(image: str, as_json: bool, png: str | None, letters: bool, top:
     render = partial(inspect_device.render_wear, letters=plain)
     view = partial(inspect.wear, hottest=top, most_cells=most)
     _show(image, as_json, view, _drawn(png, "wear", render))
+
+
+@inspect_command.command("top", short_help="Watch what a mount is doing.")
+@_view
+@click.option("--interval", "interval_s", type=click.FloatRange(0.1, 3600), default=1.0,
+              show_default=True, metavar="SECONDS", help="Between two samples.")  # fmt: skip
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N samples.")
+@click.option("--top", type=click.IntRange(0, 1000), default=10, show_default=True,
+              help="How many of the hottest extents.")  # fmt: skip
+def top_command(image: str, as_json: bool, interval_s: float, count: int | None, top: int) -> None:
+    """Watch a mount: requests by kind, splits and unsplits, active tables, the hottest extents.
+
+    Refreshes until Ctrl-C on a terminal; in a pipe, one sample is taken. JSON is one object on a
+    line for each. The daemon shows its counters once per second, at most.
+
+    \b
+    Examples:
+      pmemfs inspect top disk.img
+      pmemfs inspect top disk.img --interval 5
+      pmemfs inspect top disk.img --json --count 60 > minute.jsonl
+    """
+    inspect_top.run(image, interval_s=interval_s, count=count, hottest=top, as_json=as_json)
 
 
 @inspect_command.command("super")

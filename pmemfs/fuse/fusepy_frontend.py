@@ -33,6 +33,7 @@ import fuse
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Inode, Volume
 from pmemfs.fs.inodes import blocks_512
+from pmemfs.fuse.activity import OF_CALLBACK, Activity
 from pmemfs.fuse.tracing import TraceControl
 from pmemfs.layout.geometry import NAME_MAX, PAGE_BYTES, ROOT_INO
 from pmemfs.reclaim import Reclaimer
@@ -94,6 +95,7 @@ class FusepyFrontend(fuse.FUSE):
         self._hidden: dict[bytes, int] = {}
         self._hidden_limit = _HIDDEN_LIMIT
         self._calls = 0
+        self._served: dict[str, int] = {}
         self._hidden_last: tuple[int, bytes, int] | None = None  # the call, the name, the inode
         # files that have had several names and not been opened alone since: see `open`
         self._shared: set[int] = set()
@@ -120,6 +122,7 @@ class FusepyFrontend(fuse.FUSE):
         try:
             with self._lock:
                 self._calls += 1
+                self._served[func.__name__] = self._served.get(func.__name__, 0) + 1
                 return func(*args) or 0
         except OSError as error:
             if error.errno == errno.EUCLEAN:
@@ -131,11 +134,15 @@ class FusepyFrontend(fuse.FUSE):
 
     def _run_idle_work(self) -> None:
         reclaimer = Reclaimer(self._volume, self._idle_s)
+        activity = Activity(self._volume)
         delay = 0.0
         while not self._stop.wait(delay):
             try:
                 with self._lock:
                     delay = min(reclaimer.step(), 1.0)
+                    activity.store_if_due(
+                        (OF_CALLBACK.get(name), n) for name, n in self._served.items()
+                    )
             except Exception:
                 log.exception("unexpected error in idle work")
                 delay = 10.0

@@ -45,6 +45,7 @@ from collections.abc import Callable
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Inode, Volume, acl
 from pmemfs.fuse import protocol as p
+from pmemfs.fuse.activity import OF_OPCODE, Activity
 from pmemfs.fuse.native_mount import max_request_bytes
 from pmemfs.fuse.protocol import InitFlag, Opcode, OpenFlag, SetattrFlag
 from pmemfs.fuse.tracing import TraceControl
@@ -57,6 +58,7 @@ _HEADER_BYTES = p.IN_HEADER.size_bytes
 _VALID_S = 24 * 3600
 _NS = 10**9
 _POLL_MOST_S = 1.0
+_OPCODES = 64
 _STEP_EVERY = 256  # requests between two looks at the clock while they never stop coming
 SPIN_S = 50e-6
 _SEEK_DATA = 3
@@ -143,7 +145,8 @@ class NativeFrontend:
         self._syncs: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._syncer = threading.Thread(target=self._run_syncs, name="fdatasync", daemon=True)
         self._handlers = self._make_handlers(xattrs)
-        self.requests = 0
+        self._activity = Activity(volume)
+        self._served = [0] * _OPCODES
 
     def _make_handlers(self, xattrs: bool) -> dict[int, Handler]:
         handlers: dict[int, Handler] = {
@@ -287,6 +290,9 @@ class NativeFrontend:
         if now >= self._next_step:
             try:
                 delay = min(self._reclaimer.step(), _POLL_MOST_S)
+                self._activity.store_if_due(
+                    (OF_OPCODE.get(opcode), n) for opcode, n in enumerate(self._served) if n
+                )
             except Exception:
                 log.exception("unexpected error in idle work")
                 delay = _POLL_MOST_S
@@ -301,6 +307,7 @@ class NativeFrontend:
         if handler is None:
             self._send_error(unique, errno.ENOSYS)
             return
+        self._served[opcode] += 1
         try:
             reply = handler(nodeid, uid, gid, self._view[_HEADER_BYTES:length])
         except OSError as error:

@@ -158,7 +158,8 @@ def test_help_lists_commands_without_loading_them(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", [*("usage", "super", "extents", "extent"), *("page", "file", "free", "map", "wear")]
+    "name",
+    [*("usage", "super", "extents", "extent"), *("page", "file", "free", "map", "wear", "top")],
 )
 def test_help_shows_examples(name):
     result = run("inspect", name, "--help")

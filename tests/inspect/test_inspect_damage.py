@@ -23,6 +23,7 @@ from pmemfs.inspect import (
     usage,
     wear,
 )
+from pmemfs.inspect.activity import activity
 from pmemfs.layout.records import EntryKind, Kind, MapKind, PageFlag, Role
 from pmemfs.layout.words import NODE, owner_word
 
@@ -39,6 +40,7 @@ VIEWS = [
     device_map,
     partial(device_map, most_cells=3),
     wear,
+    partial(activity, now_s=60),
     *(partial(extent, number=number) for number in range(8)),
     *(partial(page, pfn=pfn) for pfn in (1, 513, 1025, TABLE_PFN, META + 2, 2561, 2562, 3100)),
     *(partial(file, path=path) for path in (b"/", b"/f", b"/d", b"/d/x", b"/l", b"<2>", b"<5>")),

@@ -225,4 +225,5 @@ class Inverted(Scheme):
         if CONTROL_OFFSET <= offset < CONTROL_OFFSET + PAGE_BYTES:
             return "control page"
         kind = self.volume.pool.kind(offset // EXTENT_BYTES)
-        return "split tables" if kind in (Kind.DESCRIPTOR, Kind.RETURNED) else "owner pages"
+        # a descriptor extent that went back is returned or free by now
+        return "owner pages" if kind == Kind.SMALL else "split tables"

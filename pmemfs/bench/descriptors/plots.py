@@ -7,7 +7,7 @@ from typing import Any
 
 from pmemfs.bench.descriptors.measure import Document
 from pmemfs.bench.output import load_matplotlib
-from pmemfs.units import GIB, TIB
+from pmemfs.units import format_size
 
 PLOTS = ("bytes.png", "initialise.png", "wear.png")
 _COLOURS = {
@@ -17,14 +17,6 @@ _COLOURS = {
     "inverted": "#1f77b4",
     "vmemmap-dedup": "#2ca02c",
     "memdesc": "#9467bd",
-}
-_SIZE_TICKS = {
-    f"{size // unit} {suffix}": size
-    for unit, suffix, sizes in (
-        (GIB, "GiB", (1, 4, 16, 64, 128, 256)),
-        (TIB, "TiB", (1, 4, 16)),
-    )
-    for size in (n * unit for n in sizes)
 }
 
 
@@ -82,9 +74,7 @@ def _draw_initialise(axes: Any, document: Document) -> None:
             )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
-    low, high = min(sizes), max(sizes)
-    ticks = {label: size for label, size in _SIZE_TICKS.items() if low <= size <= high * 1.001}
-    axes.set_xticks(list(ticks.values()), list(ticks))
+    axes.set_xticks(sizes, [format_size(size) for size in sizes])
     axes.minorticks_off()
     axes.set_title("Time to initialise (open circles: extrapolated)")
     axes.set_xlabel("size of the device")
