@@ -25,6 +25,8 @@ _BARS = "▁▂▃▄▅▆▇█"
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 _HOME, _LINE_END, _REST = "\x1b[H", "\x1b[K", "\x1b[J"
 _KEPT = 40
+_WAITS = 3
+_IDLE_AFTER_S = 2.5
 _PAGE_WIDTH = 100
 
 
@@ -37,6 +39,7 @@ class Top:
         self._hottest = hottest
         self._before = self._sample()
         self._taken_s = time.monotonic()
+        self._counted: Sample | None = None
         self._history: dict[str, deque[float]] = {
             name: deque(maxlen=_KEPT) for name in ("requests", "splits", "unsplits")
         }
@@ -45,15 +48,36 @@ class Top:
         return inspect.collect(self._reader, partial(activity, now_s=int(time.time())))
 
     def next(self) -> Sample:
-        """Wait for the interval; return the newest sample with ``rates`` since the last."""
+        """Wait for the interval; return the newest sample with ``rates`` since the last.
+
+        Where the daemon has not stored its counters meanwhile, and not because it is idle, those
+        of the last time are given again; there being none, it is waited for.
+        """
         time.sleep(self._interval_s)
-        after, now = self._sample(), time.monotonic()
+        after = self._sample()
+        if self._counted is None:
+            for _ in range(_WAITS):
+                if not self._is_late(after):
+                    break
+                time.sleep(1.0)
+                after = self._sample()
+        now = time.monotonic()
         found = rates(self._before, after, now - self._taken_s, hottest=self._hottest)
+        if self._counted is not None and self._is_late(after):
+            found |= {name: self._counted[name] for name in ("counters", "requests")}
+        self._counted = found
         self._before, self._taken_s = after, now
         self._history["requests"].append(sum(found["requests"].values()))
         for name in ("splits", "unsplits"):
             self._history[name].append(found["counters"][name])
         return after | {"rates": found}
+
+    def _is_late(self, after: Sample) -> bool:
+        """Tell whether the counters are as before, but so new that they will change soon."""
+        stored_ns = after["stored_ns"]
+        if stored_ns is None or stored_ns != self._before["stored_ns"]:
+            return False
+        return time.time() - stored_ns / 1e9 < _IDLE_AFTER_S
 
     def lines(self, data: Sample, width: int) -> list[str]:
         """Return the picture of a sample, line by line, with colours."""

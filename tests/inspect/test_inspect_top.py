@@ -175,3 +175,27 @@ def test_every_reader_is_closed(monkeypatch, busy):
     monkeypatch.setattr(Reader, "close", lambda self: closed.append(self))
     top(busy.path)
     assert len(closed) == 1
+
+
+def test_counters_that_are_late_are_waited_for_and_then_kept(monkeypatch, busy):
+    now = [100.0]
+    stored = iter([101, 101, 103, 104])  # what the daemon has stored by then, or not yet
+
+    def sleep(seconds):
+        now[0] += seconds
+        second = next(stored)
+        counts = requests(read=10 * second)
+        store_activity(busy, stored_ns=second * SECOND, requests=counts)
+
+    store_activity(busy, stored_ns=101 * SECOND, requests=requests(read=1010))
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    with daemon(busy.path), Reader(busy.path) as reader:
+        top = inspect_top.Top(reader, 1.0, 5)
+        first = top.next()  # 101, 101, then 103: 20 reads in 2 s
+        assert first["rates"]["requests"]["read"] == 10.0
+        stored = iter([103])
+        assert top.next()["rates"]["requests"]["read"] == 10.0  # not stored yet: as before
+        now[0] += 60
+        stored = iter([103])
+        assert top.next()["rates"]["requests"]["read"] == 0.0  # so long that it is idle
