@@ -177,7 +177,7 @@ def descriptors_command(
     Inverted is the engine of pmemfs itself. What each scheme is, and what the figures mean,
     stands in pmemfs/bench/descriptors/DESCRIPTORS.md.
 
-    Counts of bytes, lines and stores are the same on every machine. Times are those of this
+    Counts of bytes, lines and stores are the same on every machine. Times are CPU times of this
     machine and of Python: compare them with each other. ~ marks what is extrapolated.
 
     \b

@@ -1,7 +1,8 @@
 """Measure the schemes one after the other, all by the same accesses.
 
-Counts (stores, bytes, lines) are exact and the same on every machine. Times depend on the host
-and on Python, so compare them with each other only. What would store more than the budget allows
+Counts (stores, bytes, lines) are exact and the same on every machine. Times are CPU times of this
+process, page faults included, so that a busy host matters little; they depend on the host and on
+Python, so compare them with each other only. What would store more than the budget allows
 is not done: its bytes follow from arithmetic, its time from the largest size that was measured,
 and it is marked ``extrapolated``.
 """
@@ -133,9 +134,9 @@ def _size(row: Document) -> int:
 
 def _initialise(cls: type[Scheme], directory: Path, size_bytes: int) -> Document:
     with _opened(cls, directory, size_bytes) as scheme:
-        start = time.perf_counter()
+        start = time.process_time()
         scheme.initialise()
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         counters = scheme.device.counters
         return {
             "device_bytes": size_bytes,
@@ -210,17 +211,17 @@ def replay(scheme: Scheme, accesses: Accesses) -> tuple[float, Document]:
     rest = (accesses.records[name].tolist() for name in ("second", "count", "lines"))
     now, seconds = 0, 0.0
     most = _space(scheme)
-    start = time.perf_counter()
+    start = time.process_time()
     for page, second, count, lines in zip(pages, *rest):
         if second != now:
-            seconds += time.perf_counter() - start
+            seconds += time.process_time() - start
             if sum(scheme.parts().values()) > most["total_bytes"]:
                 most = _space(scheme)
             now = second
-            start = time.perf_counter()
+            start = time.process_time()
             scheme.pass_time(now)
         scheme.touch(page >> PAGE_SHIFT, count, page & 0xFF, lines)
-    seconds += time.perf_counter() - start
+    seconds += time.process_time() - start
     last = _space(scheme)
     return seconds, max(most, last, key=lambda space: int(space["total_bytes"]))
 
@@ -275,16 +276,16 @@ def _lookup_rates(scheme: Scheme, extents: NDArray[np.int64], plan: Plan) -> Doc
 
 def _timed_singles(scheme: Scheme, pfns: list[int]) -> float:
     words, find = scheme.device.words, scheme.find
-    start = time.perf_counter()
+    start = time.process_time()
     for pfn in pfns:
         words[find(pfn) >> 3]
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def _timed_batch(scheme: Scheme, column: NDArray[np.uint64], pfns: NDArray[np.int64]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     column[scheme.find_many(pfns) >> 3].sum()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 # -- wear ------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def _initialise(document: Document) -> Section:
         (name, *(cell for row in scheme["initialise"] for cell in _initial_cells(row)))
         for name, scheme in document.items()
     ]
-    return Section("Initialise: time, and lines of 64 bytes stored", columns, rows)
+    return Section("Initialise: CPU time, and lines of 64 bytes stored", columns, rows)
 
 
 def _initial_cells(row: Document) -> tuple[str, str]:
