@@ -178,6 +178,18 @@ def descriptor_extents(layer: PageLayer) -> list[int]:
     return [extent for extent in range(n) if layer.pool.kind(extent) == Kind.DESCRIPTOR]
 
 
+def test_slots_are_taken_in_turn(layer: PageLayer, extent: int) -> None:
+    """One extent that is split again and again wears all slots of the reserve alike."""
+    slots = []
+    for _ in range(66):
+        layer.tables.touch((extent << 9) + 3, 1)
+        slots.append(table_of(layer, extent))
+        layer.tables.unsplit(extent)
+    start = extent_to_offset(layer.pool.geometry.reserve_extent)
+    assert slots[:64] == [start + slot * SPLIT_TABLE_BYTES for slot in range(64)]
+    assert slots[64:] == slots[:2]
+
+
 def test_more_tables_take_an_extent_and_give_it_back(image_dir, clock) -> None:
     layer = split_many(image_dir, clock, 64)
     reserve = layer.pool.geometry.reserve_extent
