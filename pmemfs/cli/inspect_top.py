@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from pmemfs import inspect
-from pmemfs.cli.inspect_device import COLOURS, uses_colour
+from pmemfs.cli.inspect_device import COLOURS, LETTERS, uses_colour
 from pmemfs.inspect.activity import Sample, activity, rates
 from pmemfs.inspect.map import CLASSES
 from pmemfs.inspect.text import printable
@@ -126,17 +126,20 @@ def _bar(totals: dict[str, int], width: int) -> str:
     parts = {name: max(1, round(n / total * cells)) for name, n in totals.items() if n}
     largest = max(parts, key=lambda name: parts[name])
     parts[largest] = max(1, parts[largest] - (sum(parts.values()) - cells))
-    marks = {"free": "·"}
     used = [name for name in (*CLASSES[1:], "free") if name in parts]
-    return "  " + "".join(
-        click.style(marks.get(name, "█") * parts[name], fg=COLOURS[name]) for name in used
-    )
+    return "  " + "".join(click.style(_mark(name) * parts[name], fg=COLOURS[name]) for name in used)
+
+
+def _mark(name: str) -> str:
+    """Return what stands for a class: a block to be coloured, or a letter where that is not."""
+    if not uses_colour():
+        return LETTERS[name]
+    return "·" if name == "free" else "█"
 
 
 def _class_line(totals: dict[str, int]) -> str:
     return "  " + "  ".join(
-        f"{click.style('·' if name == 'free' else '█', fg=COLOURS[name])} {name} {totals[name]:,}"
-        for name in CLASSES
+        f"{click.style(_mark(name), fg=COLOURS[name])} {name} {totals[name]:,}" for name in CLASSES
     )
 
 
