@@ -14,6 +14,7 @@ from pmemfs.fuse import daemon, mounts
 from pmemfs.fuse.mount import FRONTENDS, load_fusepy, serve, validate_fuse_device
 from pmemfs.fuse.options import HELP, MountOptions, parse
 from pmemfs.image import Image, host_boot_id
+from pmemfs.layout.records import Persist
 
 CLOSE_TIMEOUT_S = 120.0
 _OPTION_LINES = "\n".join("      " + line for line in HELP.splitlines())
@@ -98,11 +99,14 @@ def validate_after_reboot(image: str) -> None:
     """Refuse an image that a host's restart cut off, if that has damaged it.
 
     Without ``persist=disk`` the host may have written later changes and not their log, so such
-    an image is checked before it is trusted. Raises `DamagedImageError` with what to run.
+    an image is checked before it is trusted; with it, recovery is all that is needed. Raises
+    `DamagedImageError` with what to run.
     """
     opened = Image.open(image, lock="shared")
     try:
-        if opened.is_clean or opened.control()["boot_id"] == host_boot_id():
+        control = opened.control()
+        is_ordered = control["persist"] == Persist.DISK or control["boot_id"] == host_boot_id()
+        if opened.is_clean or is_ordered:
             return
         report = fsck.check(opened)
     finally:

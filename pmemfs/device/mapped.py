@@ -12,7 +12,25 @@ Invariants:
   ENOSPC here and never SIGBUS in a store.
 
 With ``persist=cache`` the page cache of the file is the persistence domain: flush and fence only
-order and count. This module does not know what the bytes mean.
+order and count.
+
+With ``persist=disk``, from `MappedDevice.persist_on_disk` on, it is the host's disk:
+
+* *What the host does.* It writes the file in pages of 4 KiB, each at any moment between a store to
+  it and the next ``fdatasync``, in any order. So after a power loss a page holds what it held at
+  the last ``fdatasync`` or in any moment since, whatever the others hold; a discard has landed in
+  it, or not.
+* *What is done.* A fence is an ``fdatasync``. It covers all that was stored before, flushed or
+  not, since a store through the mapping is in the file's page cache at once.
+* *Why that is enough.* A page that holds what it held at one moment is one choice for each of its
+  lines, so the host's states are among those of the lines: an order of stores that is right for
+  them is right here. `pmemfs.device.power` enumerates the host's states.
+* *What is grouped.* A fence owes nothing to the host if nothing was flushed or discarded since an
+  ``fdatasync`` began: then it calls none. So two publishes in a row cost three, and an fsync behind
+  its fence none. The two of one publish stay: the first keeps the word behind what it refers to,
+  the second keeps behind the word what is stored next.
+
+This module does not know what the bytes mean.
 """
 
 from __future__ import annotations
@@ -57,6 +75,9 @@ class MappedDevice:
         # zeros that the operating system allocates only where they are written
         self._backed = np.zeros((size_bytes >> _UNIT_SHIFT) + 1, np.uint8).data
         self._private_stores: list[tuple[int, int]] = []
+        self._on_disk = False
+        self._synced = 0  # what `_owed` was when the last fdatasync began
+        self._host_failure: str | None = None
         flags = mmap.MAP_PRIVATE | _MAP_NORESERVE if private else mmap.MAP_SHARED
         try:
             self._map = mmap.mmap(
@@ -91,8 +112,13 @@ class MappedDevice:
         counters.lines_flushed += ((offset + length - 1) >> 6) - (offset >> 6) + 1
 
     def fence(self) -> None:
-        """Make everything flushed so far durable, and every issued discard land."""
+        """Make everything flushed so far durable, and every issued discard land.
+
+        Raises `PmemfsError` with EIO when the host fails to, with ``persist=disk`` only.
+        """
         self.counters.fences += 1
+        if self._on_disk:
+            self.sync()
 
     def publish(self, offset: int, value: int) -> None:
         """Store one aligned 8-byte word as a commit point.
@@ -150,10 +176,42 @@ class MappedDevice:
         self._map[offset : offset + length] = bytes(length)
 
     def sync(self) -> None:
-        """Make the image durable on its host file system (``fdatasync``)."""
+        """Make the image durable on its host file system (``fdatasync``).
+
+        With ``persist=disk``, only if anything was flushed or discarded since the last. Raises
+        `PmemfsError` with EIO when the host fails, and from then on always: what it has lost
+        cannot be known, and the host tells it only once. May be called from another thread.
+        """
+        owed = self._owed()
+        if self._on_disk and owed == self._synced:
+            return
+        self._sync_host()
+        self._synced = max(self._synced, owed)
+
+    def _owed(self) -> int:
+        return self.counters.flushes + self.counters.discards
+
+    def _sync_host(self) -> None:
         self.counters.syncs += 1
-        if not self.private:
-            os.fdatasync(self._fd)
+        if self.private:
+            return
+        try:
+            if self._host_failure is None:
+                os.fdatasync(self._fd)
+        except OSError as error:
+            self._host_failure = f"the host cannot make the image durable: {error.strerror}"
+        if self._host_failure is not None:
+            raise PmemfsError(errno.EIO, self._host_failure)
+
+    def persist_on_disk(self) -> None:
+        """Make every fence durable on the host from here on, and all that was stored before."""
+        self._on_disk = False
+        self.sync()
+        self._on_disk = True
+
+    def persist_in_cache(self) -> None:
+        """Let fences order and count only, from here on."""
+        self._on_disk = False
 
     # -- reading -----------------------------------------------------------------------------
 

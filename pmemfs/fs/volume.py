@@ -10,8 +10,12 @@ nothing has changed. Calls that change names, attributes, sizes or allocate are 
 overwriting bytes in place is durable after `Volume.fsync`. Returned `Inode` objects are live and
 must not be changed. One thread at a time.
 
-Opening order: replay the journal; raise the mount generation, which voids every split table;
-publish "mounted". Closing order: unsplit; nothing left to replay; publish "clean"; sync the host.
+Opening order: replay the journal; publish "mounted"; raise the mount generation, which voids every
+split table. Closing order: unsplit; nothing left to replay; publish "clean". Both are ordered for
+the host too, in either persistence mode: so the image on its disk never says "clean", nor
+``persist=disk``, of what is not.
+
+With ``persist=disk`` all that is durable on return is so on the host's disk.
 """
 
 from __future__ import annotations
@@ -48,7 +52,7 @@ from pmemfs.layout.geometry import (
     Geometry,
     extent_to_offset,
 )
-from pmemfs.layout.records import CONTROL, InodeFlag, Kind, MapKind, MountState
+from pmemfs.layout.records import CONTROL, InodeFlag, Kind, MapKind, MountState, Persist
 from pmemfs.pages import Arena, ExtentPool, SplitTables
 from pmemfs.pages.clock import Clock, HostClock
 
@@ -77,12 +81,14 @@ class Options:
     """How a volume is opened. ``threshold_pages`` of a piece make it whole (1 to 512).
 
     ``acls`` says that whoever lets people in enforces access control lists; else they are refused.
+    ``persist`` says what durable means: there after the daemon's death, or the host's power loss.
     """
 
     read_only: bool = False
     atime: Literal["noatime", "relatime"] = "noatime"
     threshold_pages: int = DEFAULT_THRESHOLD_PAGES
     acls: bool = True
+    persist: Persist = Persist.CACHE
     clock: Clock = field(default_factory=HostClock)
 
 
@@ -115,6 +121,8 @@ class Volume:
         self.geometry: Geometry = image.geometry
         self.device: MappedDevice = image.device
         self.was_clean = image.is_clean
+        if not options.read_only:
+            self.device.persist_on_disk()
         self.replay: Replay | None = recover(self.device)
         self._clock = options.clock
         self.live = SequenceWord(self.device)
@@ -198,13 +206,20 @@ class Volume:
             raise
 
     def _begin_mount(self) -> None:
-        """Raise the generation and publish that the image is mounted."""
+        """Publish that the image is mounted, raise the generation, begin the mode asked for.
+
+        Mode and boot id come first: what says "mounted" says how, too.
+        """
         device, geometry = self.device, self.geometry
         for extent in (0, 1, geometry.first_inode_extent, geometry.reserve_extent):
             device.back(extent_to_offset(extent), EXTENT_BYTES)
         control = self.image.control()
         start = CONTROL_OFFSET + CONTROL.offset_of["boot_id"]
-        who = CONTROL.pack(boot_id=host_boot_id(), persist=0, mounted_ns=self._clock.now_ns())
+        who = CONTROL.pack(
+            boot_id=host_boot_id(),
+            persist=self.options.persist,
+            mounted_ns=self._clock.now_ns(),
+        )
         end = CONTROL.offset_of["reserved2"]
         data = who[CONTROL.offset_of["boot_id"] : end]
         device.store(start, data)
@@ -212,6 +227,8 @@ class Volume:
         device.publish(CONTROL_OFFSET + CONTROL.offset_of["state"], MountState.MOUNTED)
         generation = CONTROL_OFFSET + CONTROL.offset_of["generation"]
         device.publish(generation, control["generation"] + 1)
+        if self.options.persist == Persist.CACHE:
+            device.persist_in_cache()
 
     def close(self) -> None:
         """Leave the image clean and durable on its host, and let go of it."""
@@ -232,10 +249,9 @@ class Volume:
             pass
         self.pool.discard_returned(_DISCARD_AT_CLOSE)
         self.pool.discard_suspects()
+        self.device.persist_on_disk()
         self.journal.retire()
-        self.device.fence()
         self.device.publish(CONTROL_OFFSET + CONTROL.offset_of["state"], MountState.CLEAN)
-        self.device.sync()
 
     def abandon(self) -> None:
         """Let go of the image as a killed daemon would, without leaving it clean."""

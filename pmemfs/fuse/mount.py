@@ -86,6 +86,7 @@ def serve(
             atime="relatime" if options.relatime else "noatime",
             threshold_pages=options.threshold_pages,
             acls=frontend == "native",
+            persist=options.persist,
         ),
     )
     recovery = describe_recovery(volume) or ""

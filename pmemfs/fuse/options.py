@@ -8,6 +8,7 @@ from typing import Any
 
 from pmemfs.errors import PmemfsError
 from pmemfs.layout.geometry import PAGES_PER_EXTENT
+from pmemfs.layout.records import Persist
 
 HELP = """\
 ro, rw                 read-only: writes nothing, not even the journal's replay; or not
@@ -17,6 +18,8 @@ promote=PERCENT        a 2 MiB piece of a file becomes a whole extent when this 
                        populated (50)
 cache=MODE             writeback, writethrough or none: what the kernel keeps of file data
                        (native: writeback; fusepy: writethrough, or none)
+persist=MODE           cache: what is durable survives the daemon's death (default); disk: the
+                       host's power loss too; each change waits for the host's disk twice
 uid=N, gid=N           show all files as owned by this user or group
 noxattr                no extended attributes
 attr_timeout=SECONDS   fusepy only: how long the kernel keeps attributes (1)
@@ -41,6 +44,7 @@ MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
 CACHE_MODES = ("writeback", "writethrough", "none")
+PERSIST_MODES = {mode.name.lower(): mode for mode in Persist}
 _IGNORED = {"rw", "defaults", "auto", "noauto", "user", "nouser", "users", "_netdev", "nofail"}
 
 
@@ -55,6 +59,7 @@ class MountOptions:
     threshold_pages: int = PAGES_PER_EXTENT // 2
     xattrs: bool = True
     cache: str | None = None
+    persist: Persist = Persist.CACHE
     attr_timeout_s: float = 1.0
     uid: int | None = None
     gid: int | None = None
@@ -126,6 +131,10 @@ def _apply(options: MountOptions, name: str, value: str | None) -> None:
         if value not in CACHE_MODES:
             raise PmemfsError(errno.EINVAL, f"cache is one of {', '.join(CACHE_MODES)}")
         options.cache = value
+    elif name == "persist":
+        if value not in PERSIST_MODES:
+            raise PmemfsError(errno.EINVAL, f"persist is one of {', '.join(PERSIST_MODES)}")
+        options.persist = PERSIST_MODES[value]
     elif name == "noxattr":
         options.xattrs = False
     elif name == "attr_timeout":

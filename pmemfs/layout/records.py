@@ -74,6 +74,13 @@ class MountState(IntEnum):
     MOUNTED = 1
 
 
+class Persist(IntEnum):
+    """What a mount promises to survive: the daemon's death, or the host's power loss too."""
+
+    CACHE = 0
+    DISK = 1
+
+
 class EntryKind(IntEnum):
     """What a journal entry redoes."""
 
