@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from pmemfs.device import MappedDevice
@@ -22,7 +23,7 @@ from pmemfs.fs import leaf
 from pmemfs.fs.inodes import Inode
 from pmemfs.fs.leaf import Entry
 from pmemfs.journal import Transaction
-from pmemfs.layout.geometry import EXTENT_PAGE_SHIFT, PAGE_SHIFT, WORDS_PER_PAGE
+from pmemfs.layout.geometry import EXTENT_PAGE_SHIFT, PAGE_BYTES, PAGE_SHIFT, WORDS_PER_PAGE
 from pmemfs.layout.records import DIRECTORY_SLOT, Role
 from pmemfs.layout.words import NODE, PFN_MASK, owner_word
 from pmemfs.pages import Arena, ExtentPool
@@ -35,7 +36,15 @@ _HASH_MASK = ((1 << 63) - 1) & ~0xFF
 COOKIE_DOT = 1
 COOKIE_DOT_DOT = 2
 
+_HASHES_KEPT = 1024
+
 _unpack_slot = DIRECTORY_SLOT.struct.unpack_from
+
+
+def _hash(hasher: hashlib.blake2b, name: bytes) -> int:
+    hasher = hasher.copy()
+    hasher.update(name)
+    return int.from_bytes(hasher.digest(), "little") & _HASH_MASK or 1 << 8
 
 
 class Found(NamedTuple):
@@ -65,13 +74,13 @@ class Directories:
         self._device = device
         self._pool = pool
         self._metadata = metadata
-        self._hasher = hashlib.blake2b(digest_size=8, key=hash_seed)
+        hasher = hashlib.blake2b(digest_size=8, key=hash_seed)
+        # an operation asks for the hash of a name more than once, and the next is about it, too
+        self._hash = lru_cache(_HASHES_KEPT)(partial(_hash, hasher))
 
     def hash(self, name: bytes) -> int:
         """Return the cookie a name has when no other name of equal hash is there."""
-        hasher = self._hasher.copy()
-        hasher.update(name)
-        return int.from_bytes(hasher.digest(), "little") & _HASH_MASK or 1 << 8
+        return self._hash(name)
 
     # -- finding -----------------------------------------------------------------------------
 
@@ -82,12 +91,12 @@ class Directories:
         if not word:
             return None
         start = self._checked(directory, word) << PAGE_SHIFT
-        view = self._device.view
-        slot = leaf.find_slot(self._device.find, view, start, cookie, name)
+        page = self._device.view[start : start + PAGE_BYTES]
+        slot = leaf.find_slot(self._device.find, page, start, cookie, name)
         if slot < 0:
             return None
-        cookie, ino, _, _, file_type = _unpack_slot(view, slot)
-        return Found(ino, file_type, cookie, start >> PAGE_SHIFT, slot - start)
+        cookie, ino, _, _, file_type = _unpack_slot(page, slot)
+        return Found(ino, file_type, cookie, start >> PAGE_SHIFT, slot)
 
     def _leaf_word(self, directory: Inode, cookie: int) -> int:
         """Return the word of the leaf that a cookie belongs to, 0 in an empty directory."""
@@ -164,14 +173,21 @@ class Directories:
         return path, word
 
     def _free_cookie(self, tx: Transaction, pfn: int, cookie: int) -> int:
-        page = bytes(tx.page(pfn))
-        if cookie.to_bytes(8, "little")[1:] not in page:
+        page = tx.page(pfn)
+        find, start = self._finder(page, pfn)
+        if not leaf.has_hash(find, page, start, cookie):
             return cookie
         equal = {e.cookie for e in leaf.read_entries(page)}
         for number in range(256):
             if cookie | number not in equal:
                 return cookie | number
         raise no_space("a directory cannot hold more names of one hash")
+
+    def _finder(self, page: leaf.Page, pfn: int) -> tuple[leaf.Find, int]:
+        """Return what searches a page of a transaction, and where the page begins for it."""
+        if isinstance(page, bytearray):
+            return page.find, 0
+        return self._device.find, pfn << PAGE_SHIFT
 
     def _new_page(self, tx: Transaction, directory: Inode, role: Role) -> int:
         ((pfn, _),) = self._metadata.allocate(tx, 1, owner_word(directory.ino, role), 0)
@@ -237,8 +253,11 @@ class Directories:
         cookie = self.hash(name)
         path, word = self._walk(tx, directory, cookie)
         pfn = word & PFN_MASK
-        page = bytes(tx.page(pfn)) if word else b""
-        start = leaf.find_slot(page.find, page, 0, cookie, name) if word else -1
+        if not word:
+            raise InvariantError("a name to be removed is not in its directory")
+        page = tx.page(pfn)
+        find, base = self._finder(page, pfn)
+        start = leaf.find_slot(find, page, base, cookie, name)
         if start < 0:
             raise InvariantError("a name to be removed is not in its directory")
         if leaf.remove(tx, pfn, start) == 0:

@@ -52,6 +52,8 @@ _DIRTY = int(PageFlag.DIRTY)
 _PREALLOCATED = int(InodeFlag.PREALLOCATED)
 _ZEROS = memoryview(bytes(EXTENT_BYTES))
 _PAGE_MASK = PAGE_BYTES - 1
+_SLOT_MASK = PAGES_PER_EXTENT - 1
+_BULK_BYTES = 64 * 1024  # from here on a page fault for each page costs more than a system call
 _STEP_1 = 1 << 32  # from the owner word of a page to that of the next page of a file
 
 FREE_BUDGET_BYTES = 96 * 1024
@@ -102,7 +104,9 @@ class Files:
         Fewer than ``size`` bytes at the end of the file, none behind it. The pieces show later
         writes; use or copy them before the next call.
         """
-        stop = min(offset + size, inode.size)
+        stop = offset + size
+        if stop > inode.size:
+            stop = inode.size
         pieces: list[memoryview] = []
         view = self._device.view
         while offset < stop:
@@ -123,11 +127,15 @@ class Files:
         tables = self._tables
         if tables is None:
             return
-        for extent_pfn, n in _by_extent(pfn, count):
-            if whole:
-                tables.touch_whole(extent_pfn >> EXTENT_PAGE_SHIFT, 0)
-            else:
-                tables.touch(extent_pfn, n)
+        if whole:
+            last = (pfn + count - 1) >> EXTENT_PAGE_SHIFT
+            for extent in range(pfn >> EXTENT_PAGE_SHIFT, last + 1):
+                tables.touch_whole(extent, 0)
+        elif (pfn & _SLOT_MASK) + count <= PAGES_PER_EXTENT:
+            tables.touch(pfn, count)
+        else:
+            for first, n in _by_extent(pfn, count):
+                tables.touch(first, n)
 
     # -- write -------------------------------------------------------------------------------
 
@@ -229,7 +237,10 @@ class Files:
         start = pfn_to_offset(pfn) + (offset & _PAGE_MASK)
         length = len(data)
         self._device.back(start, length)
-        self._device.store(start, data)
+        if flush:
+            self._store_added(start, data)
+        else:
+            self._device.store(start, data)
         count = pages_of((offset & _PAGE_MASK) + length)
         extent = pfn_to_extent(pfn)
         assert self._tables is not None
@@ -242,6 +253,13 @@ class Files:
         else:
             self._tables.touch(pfn, count, _DIRTY)
             inode.dirty.add(extent)
+
+    def _store_added(self, start: int, data: memoryview) -> None:
+        """Store data that makes a file longer or fills pages it did not have."""
+        if len(data) >= _BULK_BYTES:
+            self._device.store_fresh(start, data)
+        else:
+            self._device.store(start, data)
 
     def _store_runs(
         self, inode: Inode, offset: int, data: memoryview, runs: list[Run], *, flush: bool
@@ -335,7 +353,7 @@ class Files:
         device = self._device
         if low > base:
             device.store(start, _ZEROS[: low - base])
-        device.store(start + low - base, data[low - offset : high - offset])
+        self._store_added(start + low - base, data[low - offset : high - offset])
         rest = base + (count << PAGE_SHIFT) - high
         if rest:
             device.store(start + high - base, _ZEROS[:rest])
@@ -353,7 +371,7 @@ class Files:
             lines = self._copy_into(inode, base, first, old)
             start = base + (offset & (EXTENT_BYTES - 1))
             if old or data.obj is not _ZEROS.obj:  # a new extent reads as zeros already
-                self._device.store(start, data)
+                self._store_added(start, data)
                 self._device.flush(start, len(data))
             for index, count, _, _ in old:
                 self._maps.clear(tx, inode, index, index + count)

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
+from typing import Any
 
 from pmemfs.device import MappedDevice
 from pmemfs.errors import DamagedImageError, PmemfsError, no_space
@@ -42,6 +43,7 @@ _RECORD = INODE.struct
 _BODY_BYTES = INODE_BYTES - 4
 _FIELD_NAMES = [field.name for field in INODE.fields]
 _stored_fields = attrgetter(*_FIELD_NAMES[: _FIELD_NAMES.index("reserved0")])
+_NO_FIELDS = _RECORD.unpack(bytes(INODE_BYTES))
 _MAX_INO = (1 << 32) - 1
 MAX_MAP_HEIGHT = 4
 _CACHE_LIMIT = 8192
@@ -124,13 +126,20 @@ class Inode:
         """Whether it is a symbolic link."""
         return self.mode >> 12 == 0o12
 
+    @property
+    def times_ns(self) -> tuple[int, int, int]:
+        """Times of the last access, data change and attribute change."""
+        return self.atime_ns, self.mtime_ns, self.ctime_ns
+
     def clear(self) -> None:
         """Make all stored fields zero, as in a free inode."""
-        self.decode(bytes(INODE_BYTES), 0)
+        self._take(_NO_FIELDS)
 
     def decode(self, buffer: bytes | memoryview, offset: int) -> None:
         """Take the fields from a record; the checksum is the caller's business."""
-        fields = _RECORD.unpack_from(buffer, offset)
+        self._take(_RECORD.unpack_from(buffer, offset))
+
+    def _take(self, fields: tuple[Any, ...]) -> None:
         (
             self.mode,
             self.nlink,

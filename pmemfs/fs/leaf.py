@@ -8,7 +8,7 @@ a hole in both; a full leaf with enough garbage is packed anew. Records: `Direct
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from pmemfs.journal import Transaction
@@ -22,9 +22,11 @@ COUNTS_OFFSET = DIRECTORY_LEAF.offset_of["slots"]
 _unpack_slot = DIRECTORY_SLOT.struct.unpack_from
 _pack_slot = DIRECTORY_SLOT.struct.pack
 _COUNTS = struct.Struct("<HHHH")
+_unpack_count = struct.Struct("<H").unpack_from
 _SHAPE = struct.Struct("<IIHHHHQ")
 
 Page = bytes | bytearray | memoryview
+Find = Callable[[bytes, int, int], int]
 
 
 class Entry(NamedTuple):
@@ -77,27 +79,35 @@ def build(ino: int, depth: int, prefix: int, entries: list[Entry]) -> bytearray:
     return page
 
 
-def find_slot(
-    find: Callable[[bytes, int, int], int], buffer: Page, start: int, cookie: int, name: bytes
-) -> int:
-    """Return where the slot of a name begins in a buffer, or -1.
+def find_slot(find: Find, page: Page, start: int, cookie: int, name: bytes) -> int:
+    """Return the byte of the page at which the slot of a name begins, or -1.
 
-    The leaf begins at ``start`` of the buffer, which ``find`` searches as `bytes.find` does. The
+    ``find`` searches, as `bytes.find` does, a buffer in which the page begins at ``start``. The
     number that tells names of equal hash apart is not looked at: the names are compared.
     """
-    first = start + HEADER_BYTES
-    slots = int.from_bytes(buffer[start + COUNTS_OFFSET : start + COUNTS_OFFSET + 2], "little")
-    stop = min(first + slots * SLOT_BYTES, start + PAGE_BYTES)
-    needle = cookie.to_bytes(8, "little")[1:]
-    place = find(needle, first, stop)
-    while place >= 0:
-        slot = place - 1
-        if (slot - first) % SLOT_BYTES == 0:
-            _, _, offset, length, _ = _unpack_slot(buffer, slot)
-            if length == len(name) and buffer[start + offset : start + offset + length] == name:
-                return slot
-        place = find(needle, place + 1, stop)
+    for slot in _iter_slots(find, page, start, cookie):
+        _, _, offset, length, _ = _unpack_slot(page, slot)
+        if length == len(name) and page[offset : offset + length] == name:
+            return slot
     return -1
+
+
+def has_hash(find: Find, page: Page, start: int, cookie: int) -> bool:
+    """Whether a name of that hash is in a leaf; arguments as for `find_slot`."""
+    return any(True for _ in _iter_slots(find, page, start, cookie))
+
+
+def _iter_slots(find: Find, page: Page, start: int, cookie: int) -> Iterator[int]:
+    """Iterate the bytes at which slots with the hash of a cookie begin."""
+    (slots,) = _unpack_count(page, COUNTS_OFFSET)
+    stop = start + min(HEADER_BYTES + slots * SLOT_BYTES, PAGE_BYTES)
+    needle = cookie.to_bytes(8, "little")[1:]
+    place = find(needle, start + HEADER_BYTES, stop)
+    while place >= 0:
+        slot = place - start - 1
+        if (slot - HEADER_BYTES) % SLOT_BYTES == 0:
+            yield slot
+        place = find(needle, place + 1, stop)
 
 
 def add(tx: Transaction, pfn: int, entry: Entry) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import stat
-from enum import IntFlag
 
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import acl
@@ -24,13 +23,13 @@ from pmemfs.layout.words import owner_word
 from pmemfs.pages import Arena
 from pmemfs.pages.clock import Clock
 
-# plain integers: the arithmetic of flag classes is slow, and this is asked by every operation
+# the arithmetic of flag classes is slow
 _IMMUTABLE = int(InodeFlag.IMMUTABLE)
 _FIXED = _IMMUTABLE | int(InodeFlag.APPEND)
 
 
-class RenameFlag(IntFlag):
-    """Flags of renameat2(2)."""
+class RenameFlag:
+    """Flags of renameat2(2); plain integers, as all flags that each operation asks for."""
 
     NOREPLACE = 1
     EXCHANGE = 2
@@ -92,14 +91,18 @@ class Namespace:
             raise PmemfsError(errno.ENOTDIR, "not a directory")
         return inode
 
-    def lookup(self, parent: int, name: bytes) -> Inode:
-        """Return the inode a name stands for; raises ENOENT, ENOTDIR or ENAMETOOLONG."""
+    def find(self, parent: int, name: bytes) -> Inode | None:
+        """Return the inode a name stands for, or None; raises ENOTDIR or ENAMETOOLONG."""
         directory = self.directory(parent)
         if name == b".":
             return directory
         if name == b"..":
             return self._inodes.get(directory.parent)
-        return self._inodes.get(self._find(directory, name).ino)
+        found = self._directories.find(directory, name)
+        if found is None:
+            validate_name(name)
+            return None
+        return self._inodes.get(found.ino)
 
     def _find(self, directory: Inode, name: bytes) -> Found:
         found = self._directories.find(directory, name)
@@ -419,6 +422,6 @@ class Namespace:
         self._inodes.put(tx, inode)
 
     def _stamp(self, tx: Transaction, *directories: Inode) -> None:
-        for directory in directories:
+        for directory in dict.fromkeys(directories):
             directory.mtime_ns = directory.ctime_ns = self._clock.now_ns()
             self._inodes.put(tx, directory)

@@ -25,7 +25,7 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NoReturn
 
 from pmemfs.device import MappedDevice
 from pmemfs.errors import DamagedImageError, PmemfsError
@@ -165,6 +165,7 @@ class Volume:
             metadata=self.metadata_arena,
             clock=self._clock,
         )
+        self._keeps_atime = options.atime == "relatime" and not options.read_only
         self._is_open = True
 
     # -- the volume --------------------------------------------------------------------------
@@ -289,9 +290,16 @@ class Volume:
 
     def lookup(self, parent: int, name: bytes) -> Inode:
         """Return what a name in a directory stands for; raises ENOENT, ENOTDIR, ENAMETOOLONG."""
+        inode = self.find(parent, name)
+        if inode is None:
+            raise PmemfsError(errno.ENOENT, "no such name")
+        return inode
+
+    def find(self, parent: int, name: bytes) -> Inode | None:
+        """Return what a name in a directory stands for, or None; else as `lookup`."""
         if self.tables is not None:
             self.inodes.trim(self.tables.is_dirty)
-        return self._names.lookup(parent, name)
+        return self._names.find(parent, name)
 
     def resolve(self, path: bytes) -> Inode:
         """Return what a path from the root stands for; symbolic links are not followed."""
@@ -431,7 +439,8 @@ class Volume:
     ) -> Inode:
         """Change what is given; permissions only of ``mode``. A new owner clears set-id bits.
 
-        ``drop_privileges`` clears them, and file capabilities, for another reason.
+        ``drop_privileges`` clears them, and file capabilities, for another reason. Times that
+        are those it has already cost nothing.
         """
         self._require_writable()
         inode = self.inodes.get(ino)
@@ -445,6 +454,14 @@ class Volume:
             if drops and size is None:
                 self.drop_privileges(ino)
             return inode
+        ctime_ns = self._clock.now_ns() if ctime_ns is None else ctime_ns
+        times = (
+            inode.atime_ns if atime_ns is None else atime_ns,
+            inode.mtime_ns if mtime_ns is None else mtime_ns,
+            ctime_ns,
+        )
+        if (mode, uid, gid) == (None,) * 3 and not drops and times == inode.times_ns:
+            return inode
         with self.journal.transaction() as tx:
             self.inodes.guard(tx, inode)
             if drops:
@@ -455,11 +472,7 @@ class Volume:
                 inode.gid = gid
             if mode is not None:
                 self._change_mode(tx, inode, mode)
-            if atime_ns is not None:
-                inode.atime_ns = atime_ns
-            if mtime_ns is not None:
-                inode.mtime_ns = mtime_ns
-            inode.ctime_ns = self._clock.now_ns() if ctime_ns is None else ctime_ns
+            inode.atime_ns, inode.mtime_ns, inode.ctime_ns = times
             self.inodes.put(tx, inode)
         return inode
 
@@ -513,11 +526,14 @@ class Volume:
         if not done and not inode.nlink:
             self.orphans.trim(inode)
 
-    @staticmethod
-    def _require_file(inode: Inode) -> None:
+    def _require_file(self, inode: Inode) -> None:
         if not inode.is_file:
-            code = errno.EISDIR if inode.is_dir else errno.EINVAL
-            raise PmemfsError(code, "not a regular file")
+            self._refuse(inode)
+
+    @staticmethod
+    def _refuse(inode: Inode) -> NoReturn:
+        code = errno.EISDIR if inode.is_dir else errno.EINVAL
+        raise PmemfsError(code, "not a regular file")
 
     def getxattr(self, ino: int, name: bytes) -> bytes:
         """Return one extended attribute; raises ENODATA."""
@@ -579,11 +595,11 @@ class Volume:
     def read(self, ino: int, offset: int, size: int) -> list[memoryview]:
         """Return file bytes as read-only pieces of the mapping; see `Files.read`."""
         inode = self.inodes.get(ino)
-        self._require_file(inode)
-        pieces = self._files.read(inode, offset, size)
-        if self.options.atime == "relatime" and not self.options.read_only:
+        if not inode.is_file:
+            self._refuse(inode)
+        if self._keeps_atime:
             self._note_atime(inode)
-        return pieces
+        return self._files.read(inode, offset, size)
 
     def _note_atime(self, inode: Inode) -> None:
         now = self._clock.now_ns()
@@ -602,9 +618,12 @@ class Volume:
         """
         self._require_writable()
         inode = self.inodes.get(ino)
-        self._require_file(inode)
-        require_changeable(inode, append_too=stamp and offset < inode.size)
-        self.orphans.finish_cut(inode)
+        if not inode.is_file:
+            self._refuse(inode)
+        if inode.flags:
+            require_changeable(inode, append_too=stamp and offset < inode.size)
+        if self.orphans:
+            self.orphans.finish_cut(inode)
         try:
             return self._files.write(inode, offset, data, stamp=stamp)
         except PmemfsError as error:

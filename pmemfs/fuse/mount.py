@@ -127,6 +127,7 @@ def _run_native(
             fd,
             idle_s=options.idle_s,
             cache=options.cache or "writeback",
+            checked=options.default_permissions,
             xattrs=options.xattrs,
             owner=(options.uid, options.gid),
             on_ready=ready,

@@ -9,7 +9,8 @@ What is promised to the kernel, and how it is kept:
 
 * *Entries and attributes are valid for hours.* The daemon is the only one who changes them, and
   everything but ``st_blocks`` changes at the kernel's own request. When the write of cached data
-  changes how many pages a file has, its attributes are invalidated.
+  changes how many pages a file has, its attributes are invalidated: before an fsync is answered,
+  and else in the next pause, since a kernel without attributes asks before it takes more data.
 * *Lookup counts are exact.* Each entry in a reply is one hold of its inode, FORGET lets go of
   them. Without OPEN and RELEASE a removed inode lives until its holds are gone, the orphan list
   behind it.
@@ -17,6 +18,10 @@ What is promised to the kernel, and how it is kept:
   opens files for direct I/O). So O_TRUNC comes as SETATTR.
 * *Writeback*: the kernel owns size, mtime and the append position. Cached writes are not stamped;
   the kernel sends its times.
+* *Permissions and the umask*: the kernel checks, where it was told to; the umask is ours to
+  apply, since a default access control list takes its place. Where nobody but root is let in,
+  nothing is checked: a check makes the kernel ask for the attributes of a directory after each
+  change in it.
 * *Set-id bits and file capabilities* are ours to drop when a request says so (KILLPRIV_V2).
 
 One thread serves requests in order and does idle work in between. Only ``fdatasync`` runs in a
@@ -36,7 +41,7 @@ import time
 from collections.abc import Callable
 
 from pmemfs.errors import PmemfsError
-from pmemfs.fs import Inode, Volume
+from pmemfs.fs import Inode, Volume, acl
 from pmemfs.fuse import protocol as p
 from pmemfs.fuse.protocol import InitFlag, Opcode, OpenFlag, SetattrFlag
 from pmemfs.layout.geometry import MAX_FILE_BYTES, NAME_MAX, PAGE_BYTES
@@ -69,7 +74,7 @@ _WANTED = (
     | InitFlag.EXPLICIT_INVAL_DATA
     | InitFlag.HANDLE_KILLPRIV_V2
     | InitFlag.SETXATTR_EXT
-    | InitFlag.POSIX_ACL
+    | InitFlag.DONT_MASK
     | InitFlag.INIT_EXT
 )
 _WANTED_2 = InitFlag.DIRECT_IO_ALLOW_MMAP >> 32
@@ -78,11 +83,14 @@ Buffer = bytes | bytearray | memoryview
 Reply = Buffer | list[Buffer] | None
 Handler = Callable[[int, int, int, memoryview], Reply]
 
-_unpack_header = p.IN_HEADER.struct.unpack_from
+_unpack_header = p.IN_HEADER.unpacker("opcode", "unique", "nodeid", "uid", "gid")
 _pack_out = p.OUT_HEADER.struct.pack
-_unpack_read = p.READ_IN.struct.unpack_from
-_unpack_write = p.WRITE_IN.struct.unpack_from
+_unpack_valid = p.SETATTR_IN.unpacker("valid")
+_unpack_times = p.SETATTR_IN.unpacker("mtime", "ctime", "mtimensec", "ctimensec")
+_unpack_read = p.READ_IN.unpacker("offset", "size")
+_unpack_write = p.WRITE_IN.unpacker("offset", "size", "write_flags")
 _pack_written = p.WRITE_OUT.struct.pack
+_NO_ENTRY = p.ENTRY_OUT.pack(entry_valid=_VALID_S)  # node 0: there is none, and that is to be kept
 
 
 _U64 = (1 << 64) - 1
@@ -91,7 +99,8 @@ _U64 = (1 << 64) - 1
 class NativeFrontend:
     """Serves one volume on an open ``/dev/fuse`` descriptor until it is unmounted.
 
-    ``cache`` is ``writeback``, ``writethrough`` or ``none``. ``unmount`` is called, in a thread,
+    ``cache`` is ``writeback``, ``writethrough`` or ``none``. ``checked`` says that the kernel
+    checks permissions, access control lists among them. ``unmount`` is called, in a thread,
     after `request_unmount`, while requests are served; it returns whether the kernel will end the
     connection, or False when it has only detached the directory.
     """
@@ -103,6 +112,7 @@ class NativeFrontend:
         *,
         idle_s: float,
         cache: str = "writeback",
+        checked: bool = True,
         xattrs: bool = True,
         owner: tuple[int | None, int | None] = (None, None),
         on_ready: Callable[[], None] = lambda: None,
@@ -111,6 +121,7 @@ class NativeFrontend:
         self._volume = volume
         self._fd = fd
         self._cache = cache
+        self._checked = checked
         self._uid, self._gid = owner
         self._on_ready = on_ready
         self._unmount = unmount
@@ -120,7 +131,7 @@ class NativeFrontend:
         self._reclaimer = None if volume.options.read_only else Reclaimer(volume, idle_s)
         self._next_step = 0.0
         self._done = False
-        self._changed_blocks: int | None = None
+        self._stale: set[int] = set()  # inodes of which the kernel has attributes out of date
         self._unique = 0  # of the request that is served
         self._syncs: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._syncer = threading.Thread(target=self._run_syncs, name="fdatasync", daemon=True)
@@ -203,15 +214,20 @@ class NativeFrontend:
         poller.register(self._wake_read, select.POLLIN)
         buffers = [self._buffer]
         fd = self._fd
-        readv, poll = os.readv, poller.poll
+        readv, poll, dispatch = os.readv, poller.poll, self._dispatch
         os.set_blocking(fd, False)
+        queued = False  # while requests are waiting, they are read without asking for them
+        left = _STEP_EVERY
         while not self._done:
-            if not poll(0) and not self._spin(poll):
-                self._wait(poller)
+            if not queued:
+                queued = bool(poll(0))
+                if not queued and not self._spin(poll):
+                    self._wait(poller)
             try:
                 length = readv(fd, buffers)
-            except BlockingIOError:  # it was a signal
-                self._wait(poller)
+            except BlockingIOError:  # that was all, or a signal
+                queued = False
+                self._sleep(poller, 0)
                 continue
             except OSError as error:
                 if error.errno == errno.ENODEV:  # unmounted
@@ -219,10 +235,14 @@ class NativeFrontend:
                 if error.errno in (errno.ENOENT, errno.EINTR):  # the request was taken back
                     continue
                 raise
-            self.requests += 1
-            self._dispatch(length)
-            if not self.requests % _STEP_EVERY:
+            dispatch(length)
+            left -= 1
+            if not left:
+                left = _STEP_EVERY
+                if self._stale:
+                    self._invalidate_stale()
                 self._step_if_due()
+                self._sleep(poller, 0)
 
     def _spin(self, poll: Callable[[int], list[tuple[int, int]]]) -> bool:
         """Wait a moment without sleeping; tell whether something has come.
@@ -239,8 +259,13 @@ class NativeFrontend:
 
     def _wait(self, poller: select.poll) -> None:
         """Do idle work that is due, then sleep until a request, a signal, or the next step."""
-        delay = self._step_if_due()
-        for fd, _ in poller.poll(delay * 1000):
+        if self._stale:
+            self._invalidate_stale()
+        self._sleep(poller, self._step_if_due())
+
+    def _sleep(self, poller: select.poll, timeout_s: float) -> None:
+        """Sleep until a request or a signal comes; of a signal begin to unmount."""
+        for fd, _ in poller.poll(timeout_s * 1000):
             if fd == self._wake_read:
                 os.read(self._wake_read, 64)
                 if not self._done:
@@ -263,7 +288,7 @@ class NativeFrontend:
         return self._next_step - now
 
     def _dispatch(self, length: int) -> None:
-        _, opcode, unique, nodeid, uid, gid, _, _, _ = _unpack_header(self._buffer)
+        opcode, unique, nodeid, uid, gid = _unpack_header(self._buffer)
         handler = self._handlers.get(opcode)
         self._unique = unique
         if handler is None:
@@ -281,16 +306,15 @@ class NativeFrontend:
         else:
             if reply is not None:
                 self._send(unique, reply)
-            if self._changed_blocks is not None:
-                self._invalidate_attributes(self._changed_blocks)
-                self._changed_blocks = None
 
     def _send(self, unique: int, reply: Buffer | list[Buffer]) -> None:
-        buffers = reply if type(reply) is list else [reply]
-        size = 16
-        for buffer in buffers:
-            size += len(buffer)
-        self._write_device([_pack_out(size, 0, unique), *buffers])
+        if isinstance(reply, list):
+            size = 16
+            for buffer in reply:
+                size += len(buffer)
+            self._write_device([_pack_out(size, 0, unique), *reply])
+        else:
+            self._write_device([_pack_out(16 + len(reply), 0, unique), reply])
 
     def _send_error(self, unique: int, code: int) -> None:
         self._write_device([_pack_out(16, -code, unique)])
@@ -303,11 +327,14 @@ class NativeFrontend:
             if error.errno not in (errno.ENOENT, errno.ENODEV):
                 log.error("the kernel refused a reply: %s", error)
 
-    def _invalidate_attributes(self, ino: int) -> None:
-        body = p.NOTIFY_INVAL_INODE_OUT.struct.pack(ino, -1, 0)
-        header = _pack_out(16 + len(body), p.NOTIFY_INVAL_INODE, 0)
-        with contextlib.suppress(OSError):  # ENOENT: the kernel does not know the inode
-            os.writev(self._fd, [header, body])
+    def _invalidate_stale(self) -> None:
+        """Let the kernel ask again for attributes that have changed behind its back."""
+        header = _pack_out(16 + p.NOTIFY_INVAL_INODE_OUT.size_bytes, p.NOTIFY_INVAL_INODE, 0)
+        for ino in self._stale:
+            body = p.NOTIFY_INVAL_INODE_OUT.struct.pack(ino, -1, 0)
+            with contextlib.suppress(OSError):  # ENOENT: the kernel does not know the inode
+                os.writev(self._fd, [header, body])
+        self._stale.clear()
 
     # -- connection --------------------------------------------------------------------------
 
@@ -322,6 +349,8 @@ class NativeFrontend:
             wanted |= InitFlag.WRITEBACK_CACHE
         if self._cache != "none":
             wanted |= InitFlag.NO_OPEN_SUPPORT
+        if self._checked:
+            wanted |= InitFlag.POSIX_ACL
         self._volume.hold(p.ROOT_NODEID)
         self._on_ready()
         return p.INIT_OUT.pack(
@@ -383,12 +412,8 @@ class NativeFrontend:
         return p.ATTR_OUT.struct.pack(_VALID_S, 0, 0, *self._attributes(inode))
 
     def _lookup(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        try:
-            return self._entry_reply(self._volume.lookup(nodeid, bytes(body[:-1])))
-        except PmemfsError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            return p.ENTRY_OUT.pack(entry_valid=_VALID_S)  # node 0: a negative entry to keep
+        inode = self._volume.find(nodeid, bytes(body[:-1]))
+        return _NO_ENTRY if inode is None else self._entry_reply(inode)
 
     def _forget(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         self._volume.release(nodeid, p.FORGET_IN.struct.unpack_from(body)[0])
@@ -405,8 +430,10 @@ class NativeFrontend:
         return self._attr_reply(self._volume.inode(nodeid))
 
     def _setattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        (valid,) = _unpack_valid(body)
+        if valid == _WRITTEN_BACK:
+            return self._attr_reply(self._set_written_back(nodeid, body))
         request = p.SETATTR_IN.unpack(body)
-        valid = request["valid"]
         now = self._volume.options.clock.now_ns()
 
         def field(flag: int, name: str) -> int | None:
@@ -417,13 +444,8 @@ class NativeFrontend:
                 return now
             if not valid & flag:
                 return None
-            seconds = request[name]
-            seconds -= (seconds >> 63) << 64
-            return int(seconds * _NS + request[name + "nsec"])
+            return _signed_ns(request[name], request[name + "nsec"])
 
-        if valid == _WRITTEN_BACK and not self._volume.inode(nodeid).nlink:
-            # under writeback the kernel hands in its times at each unlink, even the last
-            return self._attr_reply(self._volume.inode(nodeid))
         inode = self._volume.setattr(
             nodeid,
             mode=field(SetattrFlag.MODE, "mode"),
@@ -438,6 +460,16 @@ class NativeFrontend:
             or not valid & ~SetattrFlag.CTIME,
         )
         return self._attr_reply(inode)
+
+    def _set_written_back(self, nodeid: int, body: memoryview) -> Inode:
+        """Take the times that the kernel keeps under writeback."""
+        inode = self._volume.inode(nodeid)
+        if not inode.nlink:  # it hands them in at each unlink, even the last
+            return inode
+        mtime_s, ctime_s, mtime_ns, ctime_ns = _unpack_times(body)
+        return self._volume.setattr(
+            nodeid, mtime_ns=_signed_ns(mtime_s, mtime_ns), ctime_ns=_signed_ns(ctime_s, ctime_ns)
+        )
 
     def _statx(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         inode = self._volume.inode(nodeid)
@@ -550,11 +582,11 @@ class NativeFrontend:
     # -- data --------------------------------------------------------------------------------
 
     def _read(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        _, offset, size, _, _, _, _ = _unpack_read(body)
+        offset, size = _unpack_read(body)
         return self._volume.read(nodeid, offset, size)  # type: ignore[return-value]
 
     def _write(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        _, offset, size, flags, _, _, _ = _unpack_write(body)
+        offset, size, flags = _unpack_write(body)
         volume = self._volume
         inode = volume.inode(nodeid)
         if flags & p.WRITE_KILL_SUIDGID or inode.xattr:
@@ -564,7 +596,7 @@ class NativeFrontend:
         stamp = not cached or self._cache != "writeback"
         written = volume.write(nodeid, offset, body[40 : 40 + size], stamp=stamp)
         if cached and inode.pages != pages:
-            self._changed_blocks = nodeid
+            self._stale.add(nodeid)
         if cached and written < size:
             # the kernel does not look at the count of what it writes back: only an error is heard
             code = errno.EFBIG if offset + size > MAX_FILE_BYTES else errno.ENOSPC
@@ -616,6 +648,7 @@ class NativeFrontend:
     def _fsync(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         """Flush and fence here, then let the other thread sync the host and reply."""
         self._volume.flush(nodeid)
+        self._invalidate_stale()
         self._syncs.put(self._unique)
         return None
 
@@ -631,7 +664,7 @@ class NativeFrontend:
     # -- directories -------------------------------------------------------------------------
 
     def _readdir(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        _, after, size, _, _, _, _ = _unpack_read(body)
+        after, size = _unpack_read(body)
         parts: list[Buffer] = []
         pack = p.DIRENT.struct.pack
         for name, ino, file_type, cookie in self._volume.readdir(nodeid, after):
@@ -643,7 +676,7 @@ class NativeFrontend:
         return b"".join(parts)
 
     def _readdirplus(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        _, after, size, _, _, _, _ = _unpack_read(body)
+        after, size = _unpack_read(body)
         parts: list[Buffer] = []
         pack = p.DIRENTPLUS.struct.pack
         volume = self._volume
@@ -679,11 +712,18 @@ class NativeFrontend:
         name, _, value = rest.partition(b"\0")
         drop = bool(more & p.SETXATTR_ACL_KILL_SGID)
         self._volume.setxattr(nodeid, name, value[:size], flags, drop_set_gid=drop)
+        if name in acl.NAMES and not self._checked:  # it may have changed the mode
+            self._stale.add(nodeid)
         return b""
 
     def _removexattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         self._volume.removexattr(nodeid, bytes(body[:-1]))
         return b""
+
+
+def _signed_ns(seconds: int, nanoseconds: int) -> int:
+    """Return a time of the protocol, whose seconds may be negative, in ns."""
+    return (seconds - ((seconds >> 63) << 64)) * _NS + nanoseconds
 
 
 def _statx_time(name: str, time_ns: int) -> dict[str, int]:

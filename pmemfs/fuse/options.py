@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +24,8 @@ persist=MODE           cache: what is durable survives the daemon's death (defau
 uid=N, gid=N           show all files as owned by this user or group
 noxattr                no extended attributes
 attr_timeout=SECONDS   fusepy only: how long the kernel keeps attributes (1)
-allow_other            let other users in; switches default_permissions on
-default_permissions    let the kernel check permissions
+allow_other            let other users in
+default_permissions    let the kernel check permissions; on unless only root is let in
 dev, suid, exec, sync, dirsync and their no-forms as for mount(8)"""
 
 # option: (flag of mount(2), whether the flag is wanted)
@@ -113,7 +114,7 @@ def parse(texts: list[str], image: str) -> MountOptions:
         for option in filter(None, text.split(",")):
             name, equals, value = option.partition("=")
             _apply(options, name, value if equals else None)
-    options.default_permissions |= options.allow_other
+    options.default_permissions |= options.allow_other or os.geteuid() != 0
     return options
 
 
