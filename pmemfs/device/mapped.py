@@ -45,7 +45,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from pmemfs.device.counters import Counters
-from pmemfs.errors import PmemfsError
+from pmemfs.errors import HostError, PmemfsError
 
 LINE_BYTES = 64
 WORD_BYTES = 8
@@ -154,7 +154,7 @@ class MappedDevice:
     def fence(self) -> None:
         """Make everything flushed so far durable, and every issued discard land.
 
-        Raises `PmemfsError` with EIO when the host fails to, with ``persist=disk`` only.
+        Raises `HostError` when the host fails to, with ``persist=disk`` only.
         """
         self.counters.fences += 1
         if self._on_disk:
@@ -227,8 +227,8 @@ class MappedDevice:
         """Make the image durable on its host file system (``fdatasync``).
 
         With ``persist=disk``, only if anything was flushed or discarded since the last. Raises
-        `PmemfsError` with EIO when the host fails, and from then on always: what it has lost
-        cannot be known, and the host tells it only once. May be called from another thread.
+        `HostError` when the host fails, and from then on always: what it has lost cannot be
+        known, and the host tells it only once. May be called from another thread.
         """
         owed = self._owed()
         if self._on_disk and owed == self._synced:
@@ -249,7 +249,7 @@ class MappedDevice:
         except OSError as error:
             self._host_failure = f"the host cannot make the image durable: {error.strerror}"
         if self._host_failure is not None:
-            raise PmemfsError(errno.EIO, self._host_failure)
+            raise HostError(self._host_failure)
 
     def persist_on_disk(self) -> None:
         """Make every fence durable on the host from here on, and all that was stored before."""

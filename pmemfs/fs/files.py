@@ -96,6 +96,10 @@ class Files:
         self._now_ns: int | None = None
         self._keeps_size = False
 
+    def stop_noting(self) -> None:
+        """Note no access any more, so that reading stores nothing."""
+        self._tables = None
+
     # -- read --------------------------------------------------------------------------------
 
     def read(self, inode: Inode, offset: int, size: int) -> list[memoryview]:

@@ -20,6 +20,7 @@ With ``persist=disk`` all that is durable on return is so on the host's disk.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -28,8 +29,9 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, NoReturn
 
 from pmemfs.device import MappedDevice
-from pmemfs.errors import DamagedImageError, PmemfsError
+from pmemfs.errors import DamagedImageError, HostError, PmemfsError
 from pmemfs.fs import acl
+from pmemfs.fs.damage import DamageLog, Errors, is_damage, watch_calls
 from pmemfs.fs.directories import COOKIE_DOT, COOKIE_DOT_DOT, Directories
 from pmemfs.fs.filemap import FileMaps
 from pmemfs.fs.files import Buffer, Files
@@ -73,6 +75,7 @@ _CAPABILITY = b"security.capability"
 _PREALLOCATED = int(InodeFlag.PREALLOCATED)
 _USER_FLAGS = int(InodeFlag.IMMUTABLE | InodeFlag.APPEND)
 _COPY_MOST = 16 << 20
+_STATE_OFFSET = CONTROL_OFFSET + CONTROL.offset_of["state"]
 _DAY_NS = 24 * 3600 * 10**9
 
 
@@ -82,6 +85,7 @@ class Options:
 
     ``acls`` says that whoever lets people in enforces access control lists; else they are refused.
     ``persist`` says what durable means: there after the daemon's death, or the host's power loss.
+    ``errors`` says what to do about damage: see `pmemfs.fs.damage`.
     """
 
     read_only: bool = False
@@ -89,6 +93,7 @@ class Options:
     threshold_pages: int = DEFAULT_THRESHOLD_PAGES
     acls: bool = True
     persist: Persist = Persist.CACHE
+    errors: Errors = "remount-ro"
     clock: Clock = field(default_factory=HostClock)
 
 
@@ -111,8 +116,12 @@ class Statfs(NamedTuple):
     free_inodes: int
 
 
+@watch_calls("close", "abandon", "hold", "note_error")
 class Volume:
-    """An open file system. Make one with `Volume.open`."""
+    """An open file system. Make one with `Volume.open`.
+
+    Damage found by any call turns it read-only: see `pmemfs.fs.damage`.
+    """
 
     def __init__(self, image: Image, options: Options) -> None:
         """Take over an open image; `Volume.open` is what callers want."""
@@ -166,6 +175,8 @@ class Volume:
             clock=self._clock,
         )
         self._keeps_atime = options.atime == "relatime" and not options.read_only
+        self.is_read_only = options.read_only
+        self._damage = DamageLog(image.name)
         self._is_open = True
 
     # -- the volume --------------------------------------------------------------------------
@@ -225,20 +236,29 @@ class Volume:
         data = who[CONTROL.offset_of["boot_id"] : end]
         device.store(start, data)
         device.flush(start, len(data))
-        device.publish(CONTROL_OFFSET + CONTROL.offset_of["state"], MountState.MOUNTED)
+        device.publish(_STATE_OFFSET, MountState.MOUNTED)
         generation = CONTROL_OFFSET + CONTROL.offset_of["generation"]
         device.publish(generation, control["generation"] + 1)
         if self.options.persist == Persist.CACHE:
             device.persist_in_cache()
 
     def close(self) -> None:
-        """Leave the image clean and durable on its host, and let go of it."""
+        """Leave the image clean and durable on its host, and let go of it.
+
+        It is left as it is after damage was found: what was committed is durable, also on the
+        host as far as that works.
+        """
         if not self._is_open:
             return
         self._is_open = False
         try:
-            if not self.options.read_only:
+            if not self.is_read_only:
                 self._leave_clean()
+            elif not self.options.read_only:
+                self.device.sync()
+        except Exception as error:
+            if not self.note_error(error):
+                raise
         finally:
             self.image.close()
 
@@ -252,7 +272,33 @@ class Volume:
         self.pool.discard_suspects()
         self.device.persist_on_disk()
         self.journal.retire()
-        self.device.publish(CONTROL_OFFSET + CONTROL.offset_of["state"], MountState.CLEAN)
+        self.device.publish(_STATE_OFFSET, MountState.DAMAGED if self._damage else MountState.CLEAN)
+
+    def note_error(self, error: Exception) -> bool:
+        """Tell whether an error that has stopped something is damage; if so, act as `Options` say.
+
+        All that public calls raise comes here by itself.
+        """
+        failure = self.journal.failure
+        if failure is None and not is_damage(error):
+            return False
+        stops = failure is not None or self.options.errors == "remount-ro"
+        then = "it is read-only from here on" if stops else "going on (errors=continue)"
+        self._damage.note(failure or str(error), then)
+        if not self.is_read_only:
+            if stops:
+                self._turn_read_only()
+            with contextlib.suppress(HostError):
+                self.device.publish(_STATE_OFFSET, MountState.DAMAGED)
+        return True
+
+    def _turn_read_only(self) -> None:
+        """Store nothing any more, whatever is asked for."""
+        self.is_read_only = True
+        self._keeps_atime = False
+        self.journal.stop()
+        self._files.stop_noting()
+        self.device.persist_in_cache()  # from here on a sync covers what was not flushed, too
 
     def abandon(self) -> None:
         """Let go of the image as a killed daemon would, without leaving it clean."""
@@ -279,8 +325,9 @@ class Volume:
         )
 
     def _require_writable(self) -> None:
-        if self.options.read_only:
-            raise PmemfsError(errno.EROFS, "mounted read-only")
+        if self.is_read_only:
+            why = "damage was found" if self._damage else "mounted read-only"
+            raise PmemfsError(errno.EROFS, why)
 
     # -- finding -----------------------------------------------------------------------------
 
@@ -337,7 +384,7 @@ class Volume:
             holds[ino] = left
             return
         del holds[ino]
-        if self.orphans:
+        if self.orphans and not self.is_read_only:
             inode = self.inodes.get(ino)
             if not inode.nlink and inode in self.orphans:
                 self.orphans.work(inode)
@@ -647,7 +694,8 @@ class Volume:
 
     def flush(self, ino: int) -> None:
         """Make all data of a file durable on the device, as `fsync` but for the host."""
-        self._files.fsync(self.inodes.get(ino))
+        if not self.is_read_only:
+            self._files.fsync(self.inodes.get(ino))
 
     def fallocate(self, ino: int, mode: int, offset: int, length: int) -> None:
         """Allocate (mode 0 or ``KEEP_SIZE``), punch a hole (``PUNCH_HOLE | KEEP_SIZE``), or zero a

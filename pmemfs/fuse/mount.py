@@ -87,6 +87,7 @@ def serve(
             threshold_pages=options.threshold_pages,
             acls=frontend == "native",
             persist=options.persist,
+            errors=options.errors,
         ),
     )
     recovery = describe_recovery(volume) or ""

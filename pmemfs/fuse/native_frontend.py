@@ -40,7 +40,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from pmemfs.errors import PmemfsError
+from pmemfs.errors import DamagedImageError, PmemfsError
 from pmemfs.fs import Inode, Volume, acl
 from pmemfs.fuse import protocol as p
 from pmemfs.fuse.protocol import InitFlag, Opcode, OpenFlag, SetattrFlag
@@ -94,6 +94,7 @@ _NO_ENTRY = p.ENTRY_OUT.pack(entry_valid=_VALID_S)  # node 0: there is none, and
 
 
 _U64 = (1 << 64) - 1
+_NOT_LOOKED_UP = (0,) * 22
 
 
 class NativeFrontend:
@@ -297,8 +298,6 @@ class NativeFrontend:
         try:
             reply = handler(nodeid, uid, gid, self._view[_HEADER_BYTES:length])
         except OSError as error:
-            if error.errno == errno.EUCLEAN:
-                log.error("%s", error)
             self._send_error(unique, error.errno or errno.EIO)
         except Exception:
             log.exception("unexpected error in request %s of inode %d", opcode, nodeid)
@@ -685,10 +684,10 @@ class NativeFrontend:
             size -= (length + 7) & ~7
             if size < 0:
                 break
-            if cookie <= 2:  # . and .. are not looked up by this
-                entry: tuple[int, ...] = (0,) * 22
-            else:
-                entry = self._entry(volume.inode(ino))
+            entry: tuple[int, ...] = _NOT_LOOKED_UP
+            if cookie > 2:  # . and .. are not looked up by this
+                with contextlib.suppress(DamagedImageError):  # a damaged one can still be listed
+                    entry = self._entry(volume.inode(ino))
             parts.append(
                 pack(*entry, ino, cookie, len(name), file_type) + name + bytes(-length & 7)
             )

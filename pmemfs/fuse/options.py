@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pmemfs.errors import PmemfsError
+from pmemfs.fs.damage import ERRORS, Errors
 from pmemfs.layout.geometry import PAGES_PER_EXTENT
 from pmemfs.layout.records import Persist
 
@@ -19,6 +20,8 @@ promote=PERCENT        a 2 MiB piece of a file becomes a whole extent when this 
                        populated (50)
 cache=MODE             writeback, writethrough or none: what the kernel keeps of file data
                        (native: writeback; fusepy: writethrough, or none)
+errors=ACTION          on damage found while mounted: remount-ro (default), so that changes are
+                       refused and reads go on; or continue
 persist=MODE           cache: what is durable survives the daemon's death (default); disk: the
                        host's power loss too; each change waits for the host's disk twice
 uid=N, gid=N           show all files as owned by this user or group
@@ -61,6 +64,7 @@ class MountOptions:
     xattrs: bool = True
     cache: str | None = None
     persist: Persist = Persist.CACHE
+    errors: Errors = "remount-ro"
     attr_timeout_s: float = 1.0
     uid: int | None = None
     gid: int | None = None
@@ -132,6 +136,10 @@ def _apply(options: MountOptions, name: str, value: str | None) -> None:
         if value not in CACHE_MODES:
             raise PmemfsError(errno.EINVAL, f"cache is one of {', '.join(CACHE_MODES)}")
         options.cache = value
+    elif name == "errors":
+        if value not in ERRORS:
+            raise PmemfsError(errno.EINVAL, f"errors is one of {', '.join(ERRORS)}")
+        options.errors = ERRORS[ERRORS.index(value)]
     elif name == "persist":
         if value not in PERSIST_MODES:
             raise PmemfsError(errno.EINVAL, f"persist is one of {', '.join(PERSIST_MODES)}")
