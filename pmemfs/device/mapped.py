@@ -45,7 +45,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from pmemfs.device.counters import Counters
-from pmemfs.errors import HostError, PmemfsError
+from pmemfs.errors import DamagedImageError, HostError, PmemfsError
 
 LINE_BYTES = 64
 WORD_BYTES = 8
@@ -176,7 +176,8 @@ class MappedDevice:
 
         What a unit holds is kept, its holes read as zero. Asks the host once for each unit until
         it is discarded, so it may stand before every store. Raises `PmemfsError` with ENOSPC
-        when the host is full; nothing changed then.
+        when the host is full, `DamagedImageError` when the image has been cut short; nothing
+        changed then.
         """
         backed = self._backed
         for unit in range(offset >> _UNIT_SHIFT, (offset + length - 1 >> _UNIT_SHIFT) + 1):
@@ -195,6 +196,7 @@ class MappedDevice:
         self.counters.backs += 1
         start = unit << _UNIT_SHIFT
         if not self.private:
+            self._validate_length()
             try:
                 os.posix_fallocate(self._fd, start, min(1 << _UNIT_SHIFT, self.size_bytes - start))
             except OSError as error:
@@ -204,6 +206,14 @@ class MappedDevice:
                     start,
                 ) from error
         self._backed[unit] = 1
+
+    def _validate_length(self) -> None:
+        """Raise if the image has been cut short: allocating would make it longer, and hide it."""
+        found = os.fstat(self._fd).st_size
+        if found < self.size_bytes:
+            raise DamagedImageError(
+                f"the image has been cut short to {found} of {self.size_bytes} bytes while in use"
+            )
 
     def discard(self, offset: int, length: int) -> None:
         """Give host space of a range back; it reads as zero once the discard has landed.

@@ -12,6 +12,7 @@ from typing import Any
 
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Options, Volume
+from pmemfs.fuse.bus_errors import log_bus_errors
 from pmemfs.fuse.mounts import sync_directory, unmount
 from pmemfs.fuse.native_mount import mount_native
 from pmemfs.fuse.options import MountOptions
@@ -90,6 +91,7 @@ def serve(
             errors=options.errors,
         ),
     )
+    log_bus_errors(image, volume.device.size_bytes)
     recovery = describe_recovery(volume) or ""
 
     def ready() -> None:

@@ -36,6 +36,7 @@ import logging
 import os
 import queue
 import select
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -322,6 +323,8 @@ class NativeFrontend:
         try:
             os.writev(self._fd, buffers)
         except OSError as error:
+            if error.errno == errno.EFAULT:  # the kernel could not read the mapping either
+                signal.raise_signal(signal.SIGBUS)
             # ENOENT: the caller was killed meanwhile; ENODEV: unmounted
             if error.errno not in (errno.ENOENT, errno.ENODEV):
                 log.error("the kernel refused a reply: %s", error)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from mount_run import MIB, NEEDS_MOUNT, Mounted, run, scratch
+from mount_run import MIB, NEEDS_MOUNT, Mounted, run, run_here, scratch, wait_until
 
 from pmemfs.fs import Options, Volume
 from pmemfs.fs.volume import ROOT_INO
+from pmemfs.fuse import mounts
 from pmemfs.fuse.mount import FRONTENDS
 
 pytestmark = [*NEEDS_MOUNT, pytest.mark.parametrize("frontend", FRONTENDS)]
@@ -31,7 +34,7 @@ def one(frontend: str) -> Iterator[Mounted]:
             one.mount("idle=30")
             for name in ("kept", "other", "bad"):
                 (one.directory / name).write_bytes(name.encode() * 3000)
-            one.remount("idle=30")
+            one.remount("idle=30,cache=none")
             yield one
         finally:
             one.clean_up()
@@ -88,3 +91,39 @@ def test_damage_makes_it_read_only(one: Mounted) -> None:
     (root / "again").write_bytes(b"works")
     one.umount()
     one.fsck()
+
+
+READS_OR_WRITES: dict[str, Callable[[Path, int], object]] = {
+    "read": lambda root, fd: os.pread(fd, 4096, 0),
+    "write": lambda root, fd: (os.pwrite(fd, b"x" * 4096, 0), os.fsync(fd)),
+    "stat": lambda root, fd: os.stat(root / "bad"),
+    "list": lambda root, fd: os.listdir(root),
+}
+
+
+@pytest.mark.parametrize("call", READS_OR_WRITES)
+def test_an_image_cut_short_ends_the_daemon(one: Mounted, call: str) -> None:
+    """Whatever touches the mapping: the answer of a read, a store, metadata."""
+    root, pid = one.directory, one.pid
+    fd = os.open(root / "kept", os.O_RDWR)
+    os.pread(fd, 4096, 0)  # within this second, another only hands out a piece of the mapping
+    os.truncate(one.image, 8192)
+    begin = time.monotonic()
+    try:
+        for each in (call, "read"):  # space for a write is refused, without touching the mapping
+            with pytest.raises(OSError, match=r"\[Errno (5|103|107|117)\]"):
+                READS_OR_WRITES[each](root, fd)
+        assert wait_until(lambda: not mounts.is_running(pid))
+        assert_errno(errno.ENOTCONN, os.stat, root)
+    finally:
+        with suppress(OSError):
+            os.close(fd)
+    assert time.monotonic() - begin < 60
+    text = one.log.read_text()
+    (line,) = [line for line in text.splitlines() if " CRITICAL " in line]
+    assert "the image has been cut short to 8192 of 67108864 bytes while mounted" in line
+    assert "the daemon ends" in line
+    assert "Current thread" in text
+    run_here("umount", root)
+    done = run("mount", one.image, root, "--log", one.log, check=False)
+    assert "cut short" in done.stderr
