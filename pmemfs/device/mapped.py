@@ -54,11 +54,19 @@ _UNIT_SHIFT = 21
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 _MAP_NORESERVE = 0x4000
+_TMPFS_MAGIC = 0x01021994
+_ZEROS = memoryview(bytes(1 << _UNIT_SHIFT))
 
 Buffer = bytes | bytearray | memoryview
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+def _is_tmpfs(fd: int) -> bool:
+    buffer = ctypes.create_string_buffer(256)  # struct statfs; its first field is the type
+    done = _libc.fstatfs(fd, buffer)
+    return done == 0 and int.from_bytes(buffer.raw[:4], "little") == _TMPFS_MAGIC
 
 
 class MappedDevice:
@@ -77,6 +85,9 @@ class MappedDevice:
         # zeros that the operating system allocates only where they are written
         self._backed = np.zeros((size_bytes >> _UNIT_SHIFT) + 1, np.uint8).data
         self._private_stores: list[tuple[int, int]] = []
+        units = np.zeros((size_bytes >> _UNIT_SHIFT) + 1, np.uint8).data
+        self.solid = (units if private else self._backed) if _is_tmpfs(fd) else None
+        """Of each 2 MiB unit, whether it has no hole; None where reading a hole takes no space."""
         self._on_disk = False
         self._synced = 0  # what `_owed` was when the last fdatasync began
         self._host_failure: str | None = None
@@ -303,6 +314,39 @@ class MappedDevice:
                 return
             start = min(os.lseek(self._fd, low, os.SEEK_HOLE), stop)
             yield low, start
+
+    def may_have_holes(self, offset: int, length: int) -> bool:
+        """Tell whether a range must be read by `pieces`, not through the mapping.
+
+        On a tmpfs, reading a hole through the mapping takes host space, and is SIGBUS without.
+        Each 2 MiB unit is asked about once, unless it has holes. `solid` says what is known.
+        """
+        solid = self.solid
+        if solid is None:
+            return False
+        for unit in range(offset >> _UNIT_SHIFT, (offset + length - 1 >> _UNIT_SHIFT) + 1):
+            if not solid[unit]:
+                start = unit << _UNIT_SHIFT
+                stop = min(start + (1 << _UNIT_SHIFT), self.size_bytes)
+                try:
+                    if os.lseek(self._fd, start, os.SEEK_HOLE) < stop:
+                        return True
+                except OSError:  # cut short; the mapping will say so
+                    return False
+                solid[unit] = 1
+        return False
+
+    def pieces(self, offset: int, length: int) -> Iterator[memoryview]:
+        """Iterate a range as pieces of the mapping, and of zeros where the host has holes."""
+        reached, stop = offset, offset + length
+        for low, high in [*self.iter_data(offset, stop), (stop, stop)]:
+            while reached < low:
+                zeros = _ZEROS[: low - reached]
+                yield zeros
+                reached += len(zeros)
+            if low < high:
+                yield self.view[low:high]
+                reached = high
 
     @property
     def host_bytes(self) -> int:

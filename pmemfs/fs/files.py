@@ -33,6 +33,7 @@ from pmemfs.journal.journal import store_zeros
 from pmemfs.layout.geometry import (
     EXTENT_BYTES,
     EXTENT_PAGE_SHIFT,
+    EXTENT_SHIFT,
     MAX_FILE_BYTES,
     PAGE_BYTES,
     PAGE_SHIFT,
@@ -112,7 +113,7 @@ class Files:
         if stop > inode.size:
             stop = inode.size
         pieces: list[memoryview] = []
-        view = self._device.view
+        view, solid = self._device.view, self._device.solid
         while offset < stop:
             index = offset >> PAGE_SHIFT
             pfn, count, whole = self._maps.lookup(inode, index, pages_of(stop) - index)
@@ -122,7 +123,15 @@ class Files:
                 pieces.append(_ZEROS[:length])
             else:
                 start = (pfn << PAGE_SHIFT) + (offset & _PAGE_MASK)
-                pieces.append(view[start : start + length])
+                is_solid = solid is None or (
+                    solid[start >> EXTENT_SHIFT]
+                    and solid[(start + length - 1) >> EXTENT_SHIFT]
+                    and length <= EXTENT_BYTES
+                )
+                if not is_solid and self._device.may_have_holes(start, length):
+                    pieces += self._device.pieces(start, length)
+                else:
+                    pieces.append(view[start : start + length])
                 self._note_read(pfn, pages_of((offset & _PAGE_MASK) + length), whole)
             offset += length
         return pieces
@@ -315,8 +324,8 @@ class Files:
 
     def _clear(self, start: int, length: int, whole: bool) -> None:
         """Make device bytes of one extent zero and flushed, storing only if they are not zero."""
+        self._device.back(start, length)
         if self._device.view[start : start + length] != _ZEROS[:length]:
-            self._device.back(start, length)
             store_zeros(self._device, start, length)
         elif not whole:
             # zeros that were written while the file was longer, and perhaps never flushed
@@ -395,6 +404,7 @@ class Files:
             length = min(count << PAGE_SHIFT, inode.size - (index << PAGE_SHIFT))
             if length > 0:
                 source = pfn_to_offset(pfn)
+                self._device.back(source, length)
                 target = base + (index - first << PAGE_SHIFT)
                 self._device.store(target, self._device.view[source : source + length])
                 self._device.flush(target, length)
