@@ -15,17 +15,15 @@ setup:  ## Make .venv and install what is missing
 demo: setup  ## Show the main things on a real mount, step by step
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" scripts/demo.sh
 
-test: setup  ## Run the tests (minutes; mounts included)
+test: setup  ## Run the tests (minutes; mounts included, through both front ends)
 	$(PY) -m pytest -n $(WORKERS)
+	PMEMFS_TEST_FRONTEND=fusepy $(PY) -m pytest -n $(WORKERS) tests/mount
 
 test-slow: setup  ## Run also the tests that take longer
 	$(PY) -m pytest -n $(WORKERS) -m "slow or not slow"
 
 bench: setup  ## Compare speed with other file systems; ARGS="--quick --png peers.png"
 	$(PY) scripts/bench_peers.py $(ARGS)
-
-test-native: setup  ## Run the tests on mounts through the native front end
-	PMEMFS_TEST_FRONTEND=native $(PY) -m pytest -n $(WORKERS) tests/mount
 
 torture: setup  ## Kill daemons in the midst of work and check all; ARGS="--rounds 100 --seed 1"
 	PYTHONPATH=tests/mount $(PY) tests/torture/torture_run.py $(ARGS)

@@ -67,6 +67,7 @@ def mount_command(
     mounts.wait_until_closed(image)
     if not options.read_only:
         validate_unclean(image)
+    directory = os.path.realpath(directory)
     validate_fuse_device()
     if frontend == "fusepy":
         options.for_libfuse()

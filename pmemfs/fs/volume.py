@@ -264,6 +264,7 @@ class Volume:
 
     def _leave_clean(self) -> None:
         assert self.tables is not None
+        self.inodes.holds.clear()  # whoever held something is gone
         self._free_orphans()
         self.tables.close()
         while self.release_idle():

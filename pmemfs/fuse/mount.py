@@ -7,19 +7,21 @@ import errno
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Options, Volume
+from pmemfs.fuse import registry
 from pmemfs.fuse.bus_errors import log_bus_errors
-from pmemfs.fuse.mounts import sync_directory, unmount
+from pmemfs.fuse.mounts import device_of, sync_directory, unmount
 from pmemfs.fuse.native_mount import mount_native
 from pmemfs.fuse.options import MountOptions
 
 log = logging.getLogger("pmemfs")
 
-FRONTENDS = ("fusepy", "native")
+FRONTENDS = ("native", "fusepy") if sys.platform.startswith("linux") else ("fusepy", "native")
 
 
 def load_fusepy() -> Any:
@@ -94,13 +96,21 @@ def serve(
     log_bus_errors(image, volume.device.size_bytes)
     recovery = describe_recovery(volume) or ""
 
+    device: str | None = None
+
     def ready() -> None:
+        nonlocal device
+        device = device_of(directory)
+        if device is not None:
+            registry.note(device, options.kind, options.fsname, image)
         log.info("%s mounted on %s%s", image, directory, f": {recovery}" if recovery else "")
         on_ready(recovery)
 
     try:
         run(volume, directory, options, ready)
     finally:
+        if device is not None:
+            registry.forget(device)
         volume.close()
         log.info("%s closed", image)
 

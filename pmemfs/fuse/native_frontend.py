@@ -17,7 +17,9 @@ What is promised to the kernel, and how it is kept:
 * *OPEN, OPENDIR, FLUSH and ACCESS answer ENOSYS*, so the kernel stops asking (but ``cache=none``
   opens files for direct I/O). So O_TRUNC comes as SETATTR.
 * *Writeback*: the kernel owns size, mtime and the append position. Cached writes are not stamped;
-  the kernel sends its times.
+  the kernel sends its times. It keeps an error of a cached write for fsync and close. So that a
+  program that only writes hears of it too, and does not go on for ever, attributes are
+  invalidated: the next write(2) asks for them, and gets the error (as NFS does it).
 * *Permissions and the umask*: the kernel checks, where it was told to; the umask is ours to
   apply, since a default access control list takes its place. Where nobody but root is let in,
   nothing is checked: a check makes the kernel ask for the attributes of a directory after each
@@ -44,13 +46,13 @@ from collections.abc import Callable
 from pmemfs.errors import DamagedImageError, PmemfsError
 from pmemfs.fs import Inode, Volume, acl
 from pmemfs.fuse import protocol as p
+from pmemfs.fuse.native_mount import max_request_bytes
 from pmemfs.fuse.protocol import InitFlag, Opcode, OpenFlag, SetattrFlag
 from pmemfs.layout.geometry import MAX_FILE_BYTES, NAME_MAX, PAGE_BYTES
 from pmemfs.reclaim import Reclaimer
 
 log = logging.getLogger("pmemfs.fuse")
 
-MAX_WRITE = 1 << 20
 _HEADER_BYTES = p.IN_HEADER.size_bytes
 _VALID_S = 24 * 3600
 _NS = 10**9
@@ -86,6 +88,7 @@ Handler = Callable[[int, int, int, memoryview], Reply]
 
 _unpack_header = p.IN_HEADER.unpacker("opcode", "unique", "nodeid", "uid", "gid")
 _pack_out = p.OUT_HEADER.struct.pack
+_unpack_getattr = p.GETATTR_IN.unpacker("getattr_flags")
 _unpack_valid = p.SETATTR_IN.unpacker("valid")
 _unpack_times = p.SETATTR_IN.unpacker("mtime", "ctime", "mtimensec", "ctimensec")
 _unpack_read = p.READ_IN.unpacker("offset", "size")
@@ -128,11 +131,13 @@ class NativeFrontend:
         self._on_ready = on_ready
         self._unmount = unmount
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._buffer = bytearray(MAX_WRITE + PAGE_BYTES)
+        self._max_bytes = max_request_bytes()
+        self._buffer = bytearray(self._max_bytes + PAGE_BYTES)
         self._view = memoryview(self._buffer)
         self._reclaimer = None if volume.options.read_only else Reclaimer(volume, idle_s)
         self._next_step = 0.0
         self._done = False
+        self._refused: dict[int, int] = {}  # inode: errno of a cached write, to be told the writer
         self._stale: set[int] = set()  # inodes of which the kernel has attributes out of date
         self._unique = 0  # of the request that is served
         self._syncs: queue.SimpleQueue[int | None] = queue.SimpleQueue()
@@ -358,13 +363,13 @@ class NativeFrontend:
         return p.INIT_OUT.pack(
             major=p.VERSION[0],
             minor=min(minor, p.VERSION[1]),
-            max_readahead=max_readahead,
+            max_readahead=max(max_readahead, self._max_bytes),
             flags=flags & wanted,
             max_background=64,
             congestion_threshold=48,
-            max_write=MAX_WRITE,
+            max_write=self._max_bytes,
             time_gran=1,
-            max_pages=MAX_WRITE // PAGE_BYTES,
+            max_pages=self._max_bytes // PAGE_BYTES,
             flags2=_WANTED_2 if flags & InitFlag.INIT_EXT else 0,
         )
 
@@ -418,17 +423,24 @@ class NativeFrontend:
         return _NO_ENTRY if inode is None else self._entry_reply(inode)
 
     def _forget(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        self._volume.release(nodeid, p.FORGET_IN.struct.unpack_from(body)[0])
+        self._release_node(nodeid, p.FORGET_IN.struct.unpack_from(body)[0])
         return None
+
+    def _release_node(self, nodeid: int, count: int) -> None:
+        self._refused.pop(nodeid, None)
+        self._volume.release(nodeid, count)
 
     def _batch_forget(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         count = p.BATCH_FORGET_IN.struct.unpack_from(body)[0]
         for place in range(count):
             start = p.BATCH_FORGET_IN.size_bytes + place * p.FORGET_ONE.size_bytes
-            self._volume.release(*p.FORGET_ONE.struct.unpack_from(body, start))
+            self._release_node(*p.FORGET_ONE.struct.unpack_from(body, start))
         return None
 
     def _getattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        if nodeid in self._refused and _unpack_getattr(body)[0] & p.GETATTR_FH:
+            # only a writer asks with its open file: see the opening on writeback
+            raise PmemfsError(self._refused.pop(nodeid), "what was written before did not fit")
         return self._attr_reply(self._volume.inode(nodeid))
 
     def _setattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
@@ -593,16 +605,26 @@ class NativeFrontend:
         inode = volume.inode(nodeid)
         if flags & p.WRITE_KILL_SUIDGID or inode.xattr:
             volume.drop_privileges(nodeid, set_id=bool(flags & p.WRITE_KILL_SUIDGID))
+        data = body[40 : 40 + size]
+        if flags & _WRITE_CACHE:
+            return self._write_cached(inode, offset, data)
+        return _pack_written(volume.write(nodeid, offset, data), 0)
+
+    def _write_cached(self, inode: Inode, offset: int, data: memoryview) -> Reply:
+        """Store what the kernel had cached: all of it, or it hears an error."""
         pages = inode.pages
-        cached = flags & _WRITE_CACHE
-        stamp = not cached or self._cache != "writeback"
-        written = volume.write(nodeid, offset, body[40 : 40 + size], stamp=stamp)
-        if cached and inode.pages != pages:
-            self._stale.add(nodeid)
-        if cached and written < size:
-            # the kernel does not look at the count of what it writes back: only an error is heard
-            code = errno.EFBIG if offset + size > MAX_FILE_BYTES else errno.ENOSPC
-            raise PmemfsError(code, "a part of the cached data could not be stored")
+        stamp = self._cache != "writeback"
+        try:
+            written = self._volume.write(inode.ino, offset, data, stamp=stamp)
+            if written < len(data):  # the kernel does not look at the count
+                code = errno.EFBIG if offset + len(data) > MAX_FILE_BYTES else errno.ENOSPC
+                raise PmemfsError(code, "a part of the cached data could not be stored")
+        except PmemfsError as error:
+            self._refused[inode.ino] = error.errno or errno.EIO
+            self._stale.add(inode.ino)
+            raise
+        if inode.pages != pages:
+            self._stale.add(inode.ino)
         return _pack_written(written, 0)
 
     def _fallocate(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:

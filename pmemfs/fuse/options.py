@@ -24,6 +24,8 @@ errors=ACTION          on damage found while mounted: remount-ro (default), so t
                        refused and reads go on; or continue
 persist=MODE           cache: what is durable survives the daemon's death (default); disk: the
                        host's power loss too; each change waits for the host's disk twice
+fsname=NAME            show this in place of the image in mount, df and /proc/mounts
+subtype=NAME           show fuse.NAME there as the type, in place of fuse.pmemfs
 uid=N, gid=N           show all files as owned by this user or group
 noxattr                no extended attributes
 attr_timeout=SECONDS   fusepy only: how long the kernel keeps attributes (1)
@@ -54,9 +56,13 @@ _IGNORED = {"rw", "defaults", "auto", "noauto", "user", "nouser", "users", "_net
 
 @dataclass
 class MountOptions:
-    """Checked options, for any front end. ``cache`` is None unless it was asked for."""
+    """Checked options, for any front end. ``cache`` is None unless it was asked for.
+
+    ``fsname`` is the source that the kernel's table shows, ``subtype`` stands in its type.
+    """
 
     fsname: str
+    subtype: str = SUBTYPE
     read_only: bool = False
     idle_s: float = 30.0
     relatime: bool = False
@@ -82,6 +88,11 @@ class MountOptions:
         return flags
 
     @property
+    def kind(self) -> str:
+        """The type that the kernel's table shows."""
+        return f"fuse.{self.subtype}"
+
+    @property
     def escaped_fsname(self) -> str:
         """The source as it stands in a list of options, for libfuse and fusermount3."""
         return self.fsname.replace("\\", "\\\\").replace(",", "\\,")
@@ -92,7 +103,7 @@ class MountOptions:
             raise PmemfsError(errno.EINVAL, "cache=writeback needs --frontend native")
         options: dict[str, Any] = {
             "fsname": self.escaped_fsname,
-            "subtype": SUBTYPE,
+            "subtype": self.subtype,
             "use_ino": True,
             "big_writes": True,
             "nonempty": True,
@@ -148,6 +159,10 @@ def _apply(options: MountOptions, name: str, value: str | None) -> None:
         options.xattrs = False
     elif name == "attr_timeout":
         options.attr_timeout_s = _number(name, value, 0, 10**9)
+    elif name in ("fsname", "subtype"):
+        if not value:
+            raise PmemfsError(errno.EINVAL, f"the mount option {name} wants a name")
+        setattr(options, name, value)
     elif name in ("uid", "gid"):
         setattr(options, name, int(_number(name, value, 0, 2**32 - 2)))
     elif name in ("allow_other", "default_permissions"):

@@ -193,8 +193,8 @@ def test_a_dead_mount_in_the_way(own_mount: Mounted) -> None:
         ("persist=tape", "persist is one of cache, disk"),
         ("attr_timeout=x", "attr_timeout"),
         ("noatime,ro,big_writes", "'big_writes'"),
-        ("fsname=other", "'fsname'"),  # by these two umount finds the image
-        ("subtype=other", "'subtype'"),
+        ("subtype=", "subtype"),
+        ("fsname", "fsname"),
     ],
 )
 def test_wrong_options(option: str, part: str, image: Path) -> None:
@@ -217,6 +217,21 @@ def test_all_options_together(image: Path) -> None:
             assert flag in line
     finally:
         run_here("umount", image.parent / "mnt")
+
+
+@pytest.mark.parametrize("frontend", FRONTENDS)
+def test_a_mount_under_another_name(frontend: str, image: Path) -> None:
+    directory = image.parent / "mnt"
+    options = "fsname=some,subtype=thing"
+    mount(image, "-o", options, "--frontend", frontend, check=True)
+    try:
+        assert f"some {directory} fuse.thing " in Path("/proc/mounts").read_text()
+        busy = run_here("mount", image, directory, check=False)
+        assert_sentence(busy, "already")
+    finally:
+        run_here("umount", directory)
+    assert not mounts.lock_holders(str(image))
+    run_here("fsck", image)
 
 
 def test_a_missing_libfuse(image: Path) -> None:
@@ -246,7 +261,7 @@ def test_any_name_of_an_image_and_a_directory(name: str, folder: Path) -> None:
         (directory / "f").write_bytes(b"data")
         found = mounts.find_mount(str(directory))
         assert found is not None
-        assert found == (str(directory), str(image))
+        assert (found.directory, found.image) == (str(directory), str(image))
     finally:
         run_here("umount", directory)
     assert_clean(image)

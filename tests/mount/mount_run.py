@@ -29,7 +29,7 @@ from pmemfs.image import Image
 
 PROGRAM = [sys.executable, "-m", "pmemfs"]
 MIB = 1 << 20
-FRONTEND = os.environ.get("PMEMFS_TEST_FRONTEND", "fusepy")
+FRONTEND = os.environ.get("PMEMFS_TEST_FRONTEND", "native")
 _BAD_LOG = (" WARNING ", " ERROR ", " CRITICAL ", "Traceback", "Fatal Python error")
 
 
@@ -118,8 +118,6 @@ class Mounted:
 
     def mount(self, options: str = "") -> str:
         """Mount; return what the program printed."""
-        if self.frontend == "native" and "cache=" not in options:
-            options = ",".join(filter(None, (options, "cache=writethrough")))
         arguments = ["-o", options] if options else []
         more = ["--log", self.log, "--frontend", self.frontend, *arguments]
         done = run("mount", self.image, self.directory, *more)

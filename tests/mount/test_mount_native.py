@@ -325,3 +325,29 @@ def test_a_write_across_the_largest_size_is_cut_or_fails(native: Mounted, place:
                 os.fsync(fd)
         else:
             assert os.fstat(fd).st_size == 1 << 44
+
+
+def test_a_writer_hears_that_the_device_is_full() -> None:
+    """Else a program that only writes would never end: the kernel keeps the error for fsync."""
+    with (
+        scratch() as folder,
+        mounted(folder, mounted_class=NativeMounted, size_bytes=64 * MIB) as one,
+        contextlib.suppress(OSError),  # close tells it, too
+        opened(one.directory / "file") as fd,
+    ):
+        for _ in range(80):
+            os.write(fd, bytes(MIB))
+        os.sync()
+        with pytest.raises(OSError, match="No space left"):
+            os.write(fd, bytes(MIB))
+
+
+def test_unmounting_frees_what_was_removed_last() -> None:
+    with scratch() as folder, mounted(folder, mounted_class=NativeMounted) as one:
+        before = one.usage()["used_bytes"]
+        with opened(one.directory / "file") as fd:
+            os.write(fd, bytes(8 * MIB))
+            os.fsync(fd)
+        os.unlink(one.directory / "file")
+        one.umount()
+        assert one.usage()["used_bytes"] == before
