@@ -105,6 +105,7 @@ def test_a_full_host(one: OnSmallHost) -> None:
 
 def test_what_a_full_write_says_is_there(one: OnSmallHost) -> None:
     """Whole blocks until there is no space: what was acknowledged is there, after a kill too."""
+    one.remount("idle=1,cache=writethrough")
     root = one.directory
     fd = os.open(root / "log", os.O_WRONLY | os.O_CREAT)
     written = 0

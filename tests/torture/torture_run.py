@@ -87,7 +87,7 @@ class TortureMount(Mounted):
         more = ["-f", "-o", self.options, "--frontend", self.frontend]
         command = [*PROGRAM, "mount", str(self.image), str(self.directory), *more]
         null = subprocess.DEVNULL
-        with subprocess.Popen(command, stdout=null, stderr=null) as process:
+        with subprocess.Popen(command, stdout=null, stderr=null, start_new_session=True) as process:
             time.sleep(after_s)
             process.kill()
         self.remove_dead_mount()
@@ -317,6 +317,8 @@ def main(
         with interruptible(), progress() as tell:
             for setting in settings:
                 torture(setting, rounds, seed, tallies[setting], keep=keep, tell=tell)
+                if not sys.stderr.isatty():
+                    click.echo(f"{setting.name}: {tallies[setting].rounds} rounds", err=True)
     except KeyboardInterrupt:
         click.echo("interrupted: everything is unmounted and removed", err=True)
         status = EXIT_INTERRUPTED

@@ -13,6 +13,7 @@ import ctypes
 import mmap
 import os
 import random
+import signal
 import struct
 import time
 import traceback
@@ -332,6 +333,8 @@ class Worker:
         self._shared[place : place + 8] = value.to_bytes(8, "little", signed=True)
 
     def _work(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # they are for the parent, which ends this
         rng = random.Random(self.seed)
         files = OpenFiles(self.root)
         number = 0
