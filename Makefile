@@ -4,7 +4,7 @@ PY := .venv/bin/python
 WORKERS ?= 2
 SBIN ?= /sbin
 
-.PHONY: help setup demo test test-slow bench check format clean install uninstall
+.PHONY: help setup demo test test-slow bench torture check format clean install uninstall
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test-slow: setup  ## Run also the tests that take longer
 
 bench: setup  ## Compare speed with other file systems; ARGS="--quick --png peers.png"
 	$(PY) scripts/bench_peers.py $(ARGS)
+
+torture: setup  ## Kill daemons in the midst of work and check all; ARGS="--rounds 100 --seed 1"
+	PYTHONPATH=tests/mount $(PY) tests/torture/torture_run.py $(ARGS)
 
 check: setup  ## Check format, lint, types and layers
 	.venv/bin/ruff format --check .

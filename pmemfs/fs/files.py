@@ -33,6 +33,7 @@ from pmemfs.journal.journal import store_zeros
 from pmemfs.layout.geometry import (
     EXTENT_BYTES,
     EXTENT_PAGE_SHIFT,
+    EXTENT_SHIFT,
     MAX_FILE_BYTES,
     PAGE_BYTES,
     PAGE_SHIFT,
@@ -96,6 +97,10 @@ class Files:
         self._now_ns: int | None = None
         self._keeps_size = False
 
+    def stop_noting(self) -> None:
+        """Note no access any more, so that reading stores nothing."""
+        self._tables = None
+
     # -- read --------------------------------------------------------------------------------
 
     def read(self, inode: Inode, offset: int, size: int) -> list[memoryview]:
@@ -108,7 +113,7 @@ class Files:
         if stop > inode.size:
             stop = inode.size
         pieces: list[memoryview] = []
-        view = self._device.view
+        view, solid = self._device.view, self._device.solid
         while offset < stop:
             index = offset >> PAGE_SHIFT
             pfn, count, whole = self._maps.lookup(inode, index, pages_of(stop) - index)
@@ -118,7 +123,15 @@ class Files:
                 pieces.append(_ZEROS[:length])
             else:
                 start = (pfn << PAGE_SHIFT) + (offset & _PAGE_MASK)
-                pieces.append(view[start : start + length])
+                is_solid = solid is None or (
+                    solid[start >> EXTENT_SHIFT]
+                    and solid[(start + length - 1) >> EXTENT_SHIFT]
+                    and length <= EXTENT_BYTES
+                )
+                if not is_solid and self._device.may_have_holes(start, length):
+                    pieces += self._device.pieces(start, length)
+                else:
+                    pieces.append(view[start : start + length])
                 self._note_read(pfn, pages_of((offset & _PAGE_MASK) + length), whole)
             offset += length
         return pieces
@@ -311,8 +324,8 @@ class Files:
 
     def _clear(self, start: int, length: int, whole: bool) -> None:
         """Make device bytes of one extent zero and flushed, storing only if they are not zero."""
+        self._device.back(start, length)
         if self._device.view[start : start + length] != _ZEROS[:length]:
-            self._device.back(start, length)
             store_zeros(self._device, start, length)
         elif not whole:
             # zeros that were written while the file was longer, and perhaps never flushed
@@ -391,6 +404,7 @@ class Files:
             length = min(count << PAGE_SHIFT, inode.size - (index << PAGE_SHIFT))
             if length > 0:
                 source = pfn_to_offset(pfn)
+                self._device.back(source, length)
                 target = base + (index - first << PAGE_SHIFT)
                 self._device.store(target, self._device.view[source : source + length])
                 self._device.flush(target, length)

@@ -62,6 +62,8 @@ def format_image(
         _set_size(fd, os.fspath(path), geometry)
         _fill(fd, geometry, label, entropy, now_ns())
         os.fsync(fd)
+        if is_new:
+            _sync_folder(os.fspath(path))
     except BaseException:
         if is_new:
             os.unlink(path)
@@ -97,6 +99,18 @@ def _open_new(path: str, force: bool) -> tuple[int, bool]:
         os.close(fd)
         raise
     return fd, False
+
+
+def _sync_folder(path: str) -> None:
+    """Make the name of a new file durable, where the host can."""
+    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(folder)
 
 
 def _set_size(fd: int, path: str, geometry: Geometry) -> None:

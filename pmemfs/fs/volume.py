@@ -10,12 +10,17 @@ nothing has changed. Calls that change names, attributes, sizes or allocate are 
 overwriting bytes in place is durable after `Volume.fsync`. Returned `Inode` objects are live and
 must not be changed. One thread at a time.
 
-Opening order: replay the journal; raise the mount generation, which voids every split table;
-publish "mounted". Closing order: unsplit; nothing left to replay; publish "clean"; sync the host.
+Opening order: replay the journal; publish "mounted"; raise the mount generation, which voids every
+split table. Closing order: unsplit; nothing left to replay; publish "clean". Both are ordered for
+the host too, in either persistence mode: so the image on its disk never says "clean", nor
+``persist=disk``, of what is not.
+
+With ``persist=disk`` all that is durable on return is so on the host's disk.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -24,8 +29,9 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, NoReturn
 
 from pmemfs.device import MappedDevice
-from pmemfs.errors import DamagedImageError, PmemfsError
+from pmemfs.errors import DamagedImageError, HostError, PmemfsError
 from pmemfs.fs import acl
+from pmemfs.fs.damage import DamageLog, Errors, is_damage, watch_calls
 from pmemfs.fs.directories import COOKIE_DOT, COOKIE_DOT_DOT, Directories
 from pmemfs.fs.filemap import FileMaps
 from pmemfs.fs.files import Buffer, Files
@@ -48,7 +54,7 @@ from pmemfs.layout.geometry import (
     Geometry,
     extent_to_offset,
 )
-from pmemfs.layout.records import CONTROL, InodeFlag, Kind, MapKind, MountState
+from pmemfs.layout.records import CONTROL, InodeFlag, Kind, MapKind, MountState, Persist
 from pmemfs.pages import Arena, ExtentPool, SplitTables
 from pmemfs.pages.clock import Clock, HostClock
 
@@ -69,6 +75,7 @@ _CAPABILITY = b"security.capability"
 _PREALLOCATED = int(InodeFlag.PREALLOCATED)
 _USER_FLAGS = int(InodeFlag.IMMUTABLE | InodeFlag.APPEND)
 _COPY_MOST = 16 << 20
+_STATE_OFFSET = CONTROL_OFFSET + CONTROL.offset_of["state"]
 _DAY_NS = 24 * 3600 * 10**9
 
 
@@ -77,12 +84,16 @@ class Options:
     """How a volume is opened. ``threshold_pages`` of a piece make it whole (1 to 512).
 
     ``acls`` says that whoever lets people in enforces access control lists; else they are refused.
+    ``persist`` says what durable means: there after the daemon's death, or the host's power loss.
+    ``errors`` says what to do about damage: see `pmemfs.fs.damage`.
     """
 
     read_only: bool = False
     atime: Literal["noatime", "relatime"] = "noatime"
     threshold_pages: int = DEFAULT_THRESHOLD_PAGES
     acls: bool = True
+    persist: Persist = Persist.CACHE
+    errors: Errors = "remount-ro"
     clock: Clock = field(default_factory=HostClock)
 
 
@@ -105,8 +116,12 @@ class Statfs(NamedTuple):
     free_inodes: int
 
 
+@watch_calls("close", "abandon", "hold", "note_error")
 class Volume:
-    """An open file system. Make one with `Volume.open`."""
+    """An open file system. Make one with `Volume.open`.
+
+    Damage found by any call turns it read-only: see `pmemfs.fs.damage`.
+    """
 
     def __init__(self, image: Image, options: Options) -> None:
         """Take over an open image; `Volume.open` is what callers want."""
@@ -115,6 +130,8 @@ class Volume:
         self.geometry: Geometry = image.geometry
         self.device: MappedDevice = image.device
         self.was_clean = image.is_clean
+        if not options.read_only:
+            self.device.persist_on_disk()
         self.replay: Replay | None = recover(self.device)
         self._clock = options.clock
         self.live = SequenceWord(self.device)
@@ -158,6 +175,8 @@ class Volume:
             clock=self._clock,
         )
         self._keeps_atime = options.atime == "relatime" and not options.read_only
+        self.is_read_only = options.read_only
+        self._damage = DamageLog(image.name)
         self._is_open = True
 
     # -- the volume --------------------------------------------------------------------------
@@ -199,29 +218,47 @@ class Volume:
             raise
 
     def _begin_mount(self) -> None:
-        """Raise the generation and publish that the image is mounted."""
+        """Publish that the image is mounted, raise the generation, begin the mode asked for.
+
+        Mode and boot id come first: what says "mounted" says how, too.
+        """
         device, geometry = self.device, self.geometry
         for extent in (0, 1, geometry.first_inode_extent, geometry.reserve_extent):
             device.back(extent_to_offset(extent), EXTENT_BYTES)
         control = self.image.control()
         start = CONTROL_OFFSET + CONTROL.offset_of["boot_id"]
-        who = CONTROL.pack(boot_id=host_boot_id(), persist=0, mounted_ns=self._clock.now_ns())
+        who = CONTROL.pack(
+            boot_id=host_boot_id(),
+            persist=self.options.persist,
+            mounted_ns=self._clock.now_ns(),
+        )
         end = CONTROL.offset_of["reserved2"]
         data = who[CONTROL.offset_of["boot_id"] : end]
         device.store(start, data)
         device.flush(start, len(data))
-        device.publish(CONTROL_OFFSET + CONTROL.offset_of["state"], MountState.MOUNTED)
+        device.publish(_STATE_OFFSET, MountState.MOUNTED)
         generation = CONTROL_OFFSET + CONTROL.offset_of["generation"]
         device.publish(generation, control["generation"] + 1)
+        if self.options.persist == Persist.CACHE:
+            device.persist_in_cache()
 
     def close(self) -> None:
-        """Leave the image clean and durable on its host, and let go of it."""
+        """Leave the image clean and durable on its host, and let go of it.
+
+        It is left as it is after damage was found: what was committed is durable, also on the
+        host as far as that works.
+        """
         if not self._is_open:
             return
         self._is_open = False
         try:
-            if not self.options.read_only:
+            if not self.is_read_only:
                 self._leave_clean()
+            elif not self.options.read_only:
+                self.device.sync()
+        except Exception as error:
+            if not self.note_error(error):
+                raise
         finally:
             self.image.close()
 
@@ -234,10 +271,35 @@ class Volume:
             pass
         self.pool.discard_returned(_DISCARD_AT_CLOSE)
         self.pool.discard_suspects()
+        self.device.persist_on_disk()
         self.journal.retire()
-        self.device.fence()
-        self.device.publish(CONTROL_OFFSET + CONTROL.offset_of["state"], MountState.CLEAN)
-        self.device.sync()
+        self.device.publish(_STATE_OFFSET, MountState.DAMAGED if self._damage else MountState.CLEAN)
+
+    def note_error(self, error: Exception) -> bool:
+        """Tell whether an error that has stopped something is damage; if so, act as `Options` say.
+
+        All that public calls raise comes here by itself.
+        """
+        failure = self.journal.failure
+        if failure is None and not is_damage(error):
+            return False
+        stops = failure is not None or self.options.errors == "remount-ro"
+        then = "it is read-only from here on" if stops else "going on (errors=continue)"
+        self._damage.note(failure or str(error), then)
+        if not self.is_read_only:
+            if stops:
+                self._turn_read_only()
+            with contextlib.suppress(HostError):
+                self.device.publish(_STATE_OFFSET, MountState.DAMAGED)
+        return True
+
+    def _turn_read_only(self) -> None:
+        """Store nothing any more, whatever is asked for."""
+        self.is_read_only = True
+        self._keeps_atime = False
+        self.journal.stop()
+        self._files.stop_noting()
+        self.device.persist_in_cache()  # from here on a sync covers what was not flushed, too
 
     def abandon(self) -> None:
         """Let go of the image as a killed daemon would, without leaving it clean."""
@@ -264,8 +326,9 @@ class Volume:
         )
 
     def _require_writable(self) -> None:
-        if self.options.read_only:
-            raise PmemfsError(errno.EROFS, "mounted read-only")
+        if self.is_read_only:
+            why = "damage was found" if self._damage else "mounted read-only"
+            raise PmemfsError(errno.EROFS, why)
 
     # -- finding -----------------------------------------------------------------------------
 
@@ -319,7 +382,7 @@ class Volume:
 
     def release(self, ino: int, count: int = 1) -> None:
         """Let go of an inode; without a name and the last hold, its space is freed."""
-        if self.inodes.holds.drop(ino, count) and self.orphans:
+        if self.inodes.holds.drop(ino, count) and self.orphans and not self.is_read_only:
             inode = self.inodes.get(ino)
             if not inode.nlink and inode in self.orphans:
                 self.orphans.work(inode)
@@ -629,7 +692,8 @@ class Volume:
 
     def flush(self, ino: int) -> None:
         """Make all data of a file durable on the device, as `fsync` but for the host."""
-        self._files.fsync(self.inodes.get(ino))
+        if not self.is_read_only:
+            self._files.fsync(self.inodes.get(ino))
 
     def fallocate(self, ino: int, mode: int, offset: int, length: int) -> None:
         """Allocate (mode 0 or ``KEEP_SIZE``), punch a hole (``PUNCH_HOLE | KEEP_SIZE``), or zero a

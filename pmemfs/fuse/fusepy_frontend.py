@@ -120,8 +120,6 @@ class FusepyFrontend(fuse.FUSE):
                 self._calls += 1
                 return func(*args) or 0
         except OSError as error:
-            if error.errno == errno.EUCLEAN:
-                log.error("%s", error)
             return -(error.errno or errno.EIO)
         except Exception:
             log.exception("unexpected error in %s", func.__name__)

@@ -14,6 +14,7 @@ from typing import Any
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Options, Volume
 from pmemfs.fuse import registry
+from pmemfs.fuse.bus_errors import log_bus_errors
 from pmemfs.fuse.mounts import device_of, sync_directory, unmount
 from pmemfs.fuse.native_mount import mount_native
 from pmemfs.fuse.options import MountOptions
@@ -88,8 +89,11 @@ def serve(
             atime="relatime" if options.relatime else "noatime",
             threshold_pages=options.threshold_pages,
             acls=frontend == "native",
+            persist=options.persist,
+            errors=options.errors,
         ),
     )
+    log_bus_errors(image, volume.device.size_bytes)
     recovery = describe_recovery(volume) or ""
 
     device: str | None = None

@@ -38,11 +38,12 @@ import logging
 import os
 import queue
 import select
+import signal
 import threading
 import time
 from collections.abc import Callable
 
-from pmemfs.errors import PmemfsError
+from pmemfs.errors import DamagedImageError, PmemfsError
 from pmemfs.fs import Inode, Volume, acl
 from pmemfs.fuse import protocol as p
 from pmemfs.fuse.native_mount import max_request_bytes
@@ -97,6 +98,7 @@ _NO_ENTRY = p.ENTRY_OUT.pack(entry_valid=_VALID_S)  # node 0: there is none, and
 
 
 _U64 = (1 << 64) - 1
+_NOT_LOOKED_UP = (0,) * 22
 
 
 class NativeFrontend:
@@ -302,8 +304,6 @@ class NativeFrontend:
         try:
             reply = handler(nodeid, uid, gid, self._view[_HEADER_BYTES:length])
         except OSError as error:
-            if error.errno == errno.EUCLEAN:
-                log.error("%s", error)
             self._send_error(unique, error.errno or errno.EIO)
         except Exception:
             log.exception("unexpected error in request %s of inode %d", opcode, nodeid)
@@ -328,6 +328,8 @@ class NativeFrontend:
         try:
             os.writev(self._fd, buffers)
         except OSError as error:
+            if error.errno == errno.EFAULT:  # the kernel could not read the mapping either
+                signal.raise_signal(signal.SIGBUS)
             # ENOENT: the caller was killed meanwhile; ENODEV: unmounted
             if error.errno not in (errno.ENOENT, errno.ENODEV):
                 log.error("the kernel refused a reply: %s", error)
@@ -707,10 +709,10 @@ class NativeFrontend:
             size -= (length + 7) & ~7
             if size < 0:
                 break
-            if cookie <= 2:  # . and .. are not looked up by this
-                entry: tuple[int, ...] = (0,) * 22
-            else:
-                entry = self._entry(volume.inode(ino))
+            entry: tuple[int, ...] = _NOT_LOOKED_UP
+            if cookie > 2:  # . and .. are not looked up by this
+                with contextlib.suppress(DamagedImageError):  # a damaged one can still be listed
+                    entry = self._entry(volume.inode(ino))
             parts.append(
                 pack(*entry, ino, cookie, len(name), file_type) + name + bytes(-length & 7)
             )

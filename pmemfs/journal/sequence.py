@@ -25,6 +25,11 @@ class SequenceWord:
         self._value += 1
         self._device.store(_OFFSET, self._value.to_bytes(8, "little"))
 
+    def settle(self) -> None:
+        """Leave, if something has failed between `enter` and `leave`."""
+        if self._value & 1:
+            self.leave()
+
     def leave(self) -> None:
         """Say that they have moved."""
         self._value += 1

@@ -190,6 +190,7 @@ def test_a_dead_mount_in_the_way(own_mount: Mounted) -> None:
         ("idle", "idle"),
         ("promote=0", "promote"),
         ("cache=maybe", "cache"),
+        ("persist=tape", "persist is one of cache, disk"),
         ("attr_timeout=x", "attr_timeout"),
         ("noatime,ro,big_writes", "'big_writes'"),
         ("subtype=", "subtype"),
@@ -397,6 +398,22 @@ def test_a_damaged_image_of_another_boot_is_refused(unclean: Path) -> None:
     assert digest(unclean) == before
     assert run_here("fsck", unclean, check=False).returncode == 4
     Volume.format(unclean, 64 * MIB, force=True)  # so that the fixture finds a clean one
+
+
+def test_an_image_of_persist_disk_from_another_boot_is_not_checked(folder: Path) -> None:
+    with mounted(folder, "persist=disk", size_bytes=64 * MIB) as one:
+        for name in ("f", "g"):
+            (one.directory / name).write_bytes(b"data" * 1000)
+        one.kill()
+        run_here("umount", one.directory)
+        from_another_boot(one.image)
+        (victim,) = _inode_offsets(one.image, b"g")
+        change(one.image, victim + 40, b"\xff\xff")  # a check would find this, and refuse
+        assert "was not closed" in one.mount("persist=disk")
+        assert (one.directory / "f").read_bytes() == b"data" * 1000
+        one.umount()
+        one.log.unlink()
+        Volume.format(one.image, 64 * MIB, force=True)  # so that the fixture finds a clean one
 
 
 def _inode_offsets(image: Path, *names: bytes) -> list[int]:

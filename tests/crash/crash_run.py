@@ -40,7 +40,7 @@ from pmemfs.fs.volume import Options, Volume
 from pmemfs.fsck import check
 from pmemfs.image import Image
 from pmemfs.layout.geometry import EXTENT_BYTES, Geometry, extent_to_offset
-from pmemfs.layout.records import Kind
+from pmemfs.layout.records import Kind, Persist
 
 SIZE = 64 << 20
 SAMPLES = int(os.environ.get("PMEMFS_CRASH_SAMPLES", "2"))
@@ -107,6 +107,7 @@ class Case:
     threshold_pages: int = 256
     skip: frozenset[bytes] = frozenset()
     atime: Any = "noatime"
+    persist: Persist = Persist.CACHE
     modelled: bool = True
     keep: bool = False
 
@@ -169,7 +170,7 @@ def prepared(case: Case) -> Iterator[Any]:
             path_of(fd), SIZE, force=True, entropy=lambda n: bytes(range(n)), now_ns=lambda: SECOND
         )
         clock = Clock()
-        options = replace(options_of(case, clock), atime=case.atime)
+        options = replace(options_of(case, clock), atime=case.atime, persist=case.persist)
         volume = Volume.open(path_of(fd), options, device_class=UnbackedRecordingDevice)
         case.setup(volume)
         clock.now += 10 * SECOND
