@@ -48,7 +48,8 @@ from pmemfs.layout.geometry import (
     Geometry,
     extent_to_offset,
 )
-from pmemfs.layout.records import CONTROL, InodeFlag, Kind, MapKind, MountState
+from pmemfs.layout.records import CONTROL, InodeFlag, Kind, MapKind, MountState, Role
+from pmemfs.layout.words import owner_word
 from pmemfs.pages import Arena, ExtentPool, SplitTables
 from pmemfs.pages.clock import Clock, HostClock
 
@@ -371,10 +372,11 @@ class Volume:
         if inode.map_kind == MapKind.INLINE:
             packed = b"".join(word.to_bytes(8, "little") for word in inode.words)
             return packed[: inode.size]
-        if not 0 < inode.words[0] < self.geometry.n_pages:
-            raise DamagedImageError(f"the target of link {ino} lies outside the image")
-        start = inode.words[0] << PAGE_SHIFT
-        return bytes(self.device.view[start : start + min(inode.size, PAGE_BYTES)])
+        pfn = inode.words[0]
+        if not self.pool.holds_page(pfn, Kind.METADATA, owner_word(ino, Role.SYMLINK)):
+            raise DamagedImageError(f"the target of link {ino} is damaged; run pmemfs fsck")
+        start = pfn << PAGE_SHIFT
+        return bytes(self.device.view[start : start + inode.size])
 
     def link(self, ino: int, parent: int, name: bytes) -> Inode:
         """Give a file one more name."""
@@ -449,7 +451,7 @@ class Volume:
 
     def _change_mode(self, tx: Transaction, inode: Inode, mode: int) -> None:
         inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
-        value = self._xattrs.read(inode).get(acl.ACCESS) if inode.xattr else None
+        value = self._xattrs.read(inode, tx).get(acl.ACCESS) if inode.xattr else None
         if value is not None:
             changed = acl.pack(acl.with_mode(acl.parse(value), mode))
             self._xattrs.replace(tx, inode, {acl.ACCESS: changed})
@@ -470,7 +472,7 @@ class Volume:
         if inode.is_dir:
             return False
         mode = without_set_id(inode.mode) if set_id else inode.mode
-        has_capability = bool(inode.xattr) and _CAPABILITY in self._xattrs.read(inode)
+        has_capability = bool(inode.xattr) and _CAPABILITY in self._xattrs.read(inode, tx)
         if mode == inode.mode and not has_capability:
             return False
         self.inodes.guard(tx, inode)

@@ -21,11 +21,22 @@ from pmemfs.layout.geometry import EXTENT_PAGE_SHIFT, PAGE_BYTES, PAGE_SHIFT
 class Transaction:
     """Changes to be made together; built by one operation, committed once."""
 
-    __slots__ = ("_device", "_pages", "after", "fresh", "records", "stores", "undo", "zeros")
+    __slots__ = (
+        "_device",
+        "_pages",
+        "after",
+        "freed",
+        "fresh",
+        "records",
+        "stores",
+        "undo",
+        "zeros",
+    )
 
     def __init__(self, device: MappedDevice) -> None:
         self._device = device
         self._pages: dict[int, bytearray] = {}
+        self.freed: set[int] = set()  # first pages of what was freed: nothing is freed twice
         self.fresh: dict[int, bytearray] = {}
         self.records: dict[int, bytes] = {}
         self.stores: list[tuple[int, bytes]] = []

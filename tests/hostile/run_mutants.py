@@ -23,7 +23,7 @@ from rich.progress import Progress
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-from mutant_run import Bench, MutantId, Outcome, limit_memory
+from mutant_run import Bench, MutantId, Outcome, limit_memory  # noqa: E402
 
 WALL_LIMIT_S = 300.0
 SHOWN = 20
