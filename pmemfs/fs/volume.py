@@ -10,8 +10,9 @@ nothing has changed. Calls that change names, attributes, sizes or allocate are 
 overwriting bytes in place is durable after `Volume.fsync`. Returned `Inode` objects are live and
 must not be changed. One thread at a time.
 
-Opening order: replay the journal; raise the mount generation, which voids every split table;
-publish "mounted". Closing order: unsplit; nothing left to replay; publish "clean"; sync the host.
+Opening order: replay the journal; read what memory keeps, and refuse what is damaged; publish
+"mounted"; raise the mount generation, which voids every split table. Closing order: unsplit;
+nothing left to replay; publish "clean"; sync the host.
 """
 
 from __future__ import annotations
@@ -48,7 +49,16 @@ from pmemfs.layout.geometry import (
     Geometry,
     extent_to_offset,
 )
-from pmemfs.layout.records import CONTROL, InodeFlag, Kind, MapKind, MountState, Role
+from pmemfs.layout.records import (
+    CONTROL,
+    COUNTER_LIMITS,
+    NOTHING_TO_REPLAY,
+    InodeFlag,
+    Kind,
+    MapKind,
+    MountState,
+    Role,
+)
 from pmemfs.layout.words import owner_word
 from pmemfs.pages import Arena, ExtentPool, SplitTables
 from pmemfs.pages.clock import Clock, HostClock
@@ -115,19 +125,18 @@ class Volume:
         self.options = options
         self.geometry: Geometry = image.geometry
         self.device: MappedDevice = image.device
+        validate_control(image)
         self.was_clean = image.is_clean
         self.replay: Replay | None = recover(self.device)
         self._clock = options.clock
         self.live = SequenceWord(self.device)
         self.journal = Journal(self.device, self.live)
-        if not options.read_only:
-            self._begin_mount()
         self.pool = ExtentPool(image, self.journal)
         if not options.read_only and not self.was_clean:
             self.pool.suspect_free_data()
         self.tables: SplitTables | None = None
         if not options.read_only:
-            generation = image.control()["generation"]
+            generation = image.control()["generation"] + 1
             self.tables = SplitTables(self.pool, self.journal, self.live, generation, self._clock)
         self.data_arena = Arena(self.pool, Kind.SMALL)
         self.metadata_arena = Arena(self.pool, Kind.METADATA)
@@ -158,6 +167,9 @@ class Volume:
             metadata=self.metadata_arena,
             clock=self._clock,
         )
+        if self.tables is not None:
+            self._begin_mount()
+            self.tables.begin()
         self._is_open = True
 
     # -- the volume --------------------------------------------------------------------------
@@ -716,6 +728,14 @@ class Volume:
             with self.journal.transaction() as tx:
                 return self.inodes.release_empty_chunk(tx)
         return False
+
+
+def validate_control(image: Image) -> None:
+    """Raise `DamagedImageError` for a control page that no mount can go on from."""
+    control = image.control()
+    counters = (control[name] & ~NOTHING_TO_REPLAY > most for name, most in COUNTER_LIMITS.items())
+    if control["state"] not in tuple(MountState) or any(counters):
+        raise DamagedImageError("the control page is damaged; run pmemfs fsck", CONTROL_OFFSET)
 
 
 def without_set_id(mode: int) -> int:

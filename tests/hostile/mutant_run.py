@@ -171,7 +171,7 @@ def copy_sparse(source: Path, target: Path) -> None:
     with open(source, "rb") as read, open(target, "wb") as write:
         size = os.fstat(read.fileno()).st_size
         for low, high in _data_ranges(read.fileno()):
-            os.copy_file_range(read.fileno(), write.fileno(), high - low, low, low)
+            os.pwrite(write.fileno(), os.pread(read.fileno(), high - low, low), low)
         write.truncate(size)
 
 
