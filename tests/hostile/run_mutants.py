@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -37,6 +38,7 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
 
 
 def _work(pipe: Connection, folder: str, mutants: list[MutantId], nice: int) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.nice(nice)
     bench = Bench(Path(folder))
     limit_memory()
@@ -156,6 +158,7 @@ def main(
       make mutants ARGS="--replay 1.4711"
       make mutants ARGS="--replay 1.4711 --keep mutant.img"
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind
     if replay_id is not None:
         sys.exit(replay(MutantId.parse(replay_id), keep))
     mutants = [MutantId(seed, first + number) for number in range(count)]
