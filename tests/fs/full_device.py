@@ -45,12 +45,10 @@ def _data(volume: Volume, ino: int, size: int) -> int:
             offset = volume.seek(ino, offset, data=True)
         except PmemfsError:
             break
-        end = volume.seek(ino, offset, data=False)
-        while offset < end:
-            page = b"".join(volume.read(ino, offset, PAGE_BYTES - offset % PAGE_BYTES))
-            if page.strip(b"\0"):
-                total = zlib.crc32(page, total ^ (offset >> 12) & 0xFFFFFFFF)
-            offset += len(page)
+        piece = offset // EXTENT_BYTES
+        data = b"".join(volume.read(ino, piece * EXTENT_BYTES, EXTENT_BYTES)).rstrip(b"\0")
+        total = zlib.crc32(data, total ^ piece) if data else total
+        offset = (piece + 1) * EXTENT_BYTES
     return total
 
 

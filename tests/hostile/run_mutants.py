@@ -28,6 +28,7 @@ from mutant_run import Bench, MutantId, Outcome, limit_memory  # noqa: E402
 
 WALL_LIMIT_S = 300.0
 SHOWN = 20
+REPORT_EVERY = 500
 
 _fork = multiprocessing.get_context("fork")
 
@@ -176,6 +177,9 @@ def main(
                 if len(failures) <= SHOWN:
                     last = outcome.failure.strip().splitlines()[-1]
                     bar.console.print(f"{outcome.mutant}: {last}", markup=False)
+            done = kinds.total()
+            if not bar.console.is_terminal and done % REPORT_EVERY == 0:
+                bar.console.print(f"{done} of {count}, {len(failures)} failed")
             bar.update(task, advance=1, description=f"mutants, {len(failures)} failed")
     _print_figures(count, kinds, by_fsck, time.monotonic() - begin)
     for outcome in failures[:SHOWN]:
