@@ -21,6 +21,8 @@ from pmemfs.layout.records import (
 )
 from pmemfs.layout.words import INO_MASK
 
+MAX_SEQUENCE = 1 << 62  # no image lives so long
+
 
 def check_superblock(image: Image) -> Iterator[Finding]:
     """Yield a finding for each copy that is damaged or differs from the good one."""
@@ -71,6 +73,9 @@ def check_control(image: Image) -> Iterator[Finding]:
     if control["state"] == MountState.CLEAN and not control["committed"] & NOTHING_TO_REPLAY:
         text = "the image is marked clean, but a transaction is left to replay"
         yield _control("control-committed", "committed", text)
+    if control["committed"] & ~NOTHING_TO_REPLAY > MAX_SEQUENCE:
+        text = f"transaction {control['committed'] & ~NOTHING_TO_REPLAY} cannot have been reached"
+        yield _control("control-sequence", "committed", text)
     if control["persist"] > 1:
         text = f"persistence mode {control['persist']} is not known"
         yield _control("control-fields", "persist", text)
