@@ -4,12 +4,13 @@ It reads through `pmemfs.image` and below, and shares no code with the engine th
 Start reading at `pmemfs.fsck.passes`, which has the order of the passes, then `repair`.
 """
 
-from pmemfs.fsck.draft import Repair, Risk
+from pmemfs.fsck.draft import Decide, Repair, Risk
 from pmemfs.fsck.passes import check
 from pmemfs.fsck.repair import Plan, everything, only_safe, repair
 from pmemfs.fsck.report import Finding, Report
 
 __all__ = [
+    "Decide",
     "Finding",
     "Plan",
     "Repair",

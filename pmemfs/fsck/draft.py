@@ -61,6 +61,16 @@ class Repair:
     def __str__(self) -> str:
         return f"{self.check}: {self.sentence}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, for JSON."""
+        stored = sum(len(store.data) for store in self.stores)
+        return {
+            "check": self.check,
+            "sentence": self.sentence,
+            "risk": self.risk.value,
+            "stored_bytes": stored,
+        }
+
 
 Decide = Callable[[Repair], bool]
 

@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from pmemfs.device import MappedDevice
 from pmemfs.errors import PmemfsError
@@ -54,6 +55,7 @@ class Plan:
 
     ``found`` is the report of the image as it is, ``left`` that of the image as it will be.
     ``sequence`` is the number of the last transaction, ``transaction`` the one to replay.
+    ``is_made`` tells whether the plan has been stored.
     """
 
     found: Report
@@ -63,6 +65,7 @@ class Plan:
     repairs: list[Repair] = field(default_factory=list)
     declined: list[Repair] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
+    is_made: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -72,7 +75,18 @@ class Plan:
     @property
     def is_complete(self) -> bool:
         """Whether the image will be clean."""
-        return self.left.is_clean
+        return self.left.is_clean and not self.declined
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report of what was found, and the repairs, as plain values for JSON."""
+        return self.found.to_dict() | {
+            "made": self.is_made,
+            "clean_now": self.is_complete and (self.is_made or self.is_empty),
+            "repairs": [made.to_dict() for made in self.repairs],
+            "declined": [refused.to_dict() for refused in self.declined],
+            "blocked": self.blocked,
+            "left": dict(self.left.counts),
+        }
 
 
 def repair(
@@ -80,12 +94,14 @@ def repair(
     *,
     decide: Decide = only_safe,
     confirm: Confirm | None = None,
+    found: Callable[[Report], None] | None = None,
     progress: Progress | None = None,
     device_class: type[MappedDevice] = MappedDevice,
     now_ns: Callable[[], int] = time.time_ns,
 ) -> Plan:
     """Check an image and mend what ``decide`` allows; return what was found and done.
 
+    ``found`` is called with the report of the image as it is, before anything is decided.
     ``decide`` is asked for each repair before it is planned, ``confirm`` once for all of them
     before the first store; if it says no, nothing is written. All is durable on return. Raises
     `PmemfsError`: EBUSY when the image is in use, EUCLEAN when no superblock can be read, ENOSPC
@@ -97,13 +113,14 @@ def repair(
         lock_image(fd, "exclusive", name)
         image = Image(os.dup(fd), name, private=True)
         try:
-            plan = plan_repairs(image, decide, progress, now_ns)
+            plan = plan_repairs(image, decide, found=found, progress=progress, now_ns=now_ns)
         except MemoryError as error:
             raise PmemfsError(errno.ENOMEM, f"not enough memory to mend {name}") from error
         finally:
             image.close(unlock=False)
         if not plan.is_empty and (confirm is None or confirm(plan)):
             _make(fd, name, plan, device_class)
+            plan.is_made = True
         return plan
     finally:
         unlock_image(fd)
@@ -131,7 +148,9 @@ def _make(fd: int, name: str, plan: Plan, device_class: type[MappedDevice]) -> N
 def plan_repairs(
     image: Image,
     decide: Decide,
-    progress: Progress | None,
+    *,
+    found: Callable[[Report], None] | None = None,
+    progress: Progress | None = None,
     now_ns: Callable[[], int] = time.time_ns,
 ) -> Plan:
     """Return the repairs that make an image clean, or as clean as ``decide`` allows.
@@ -141,10 +160,12 @@ def plan_repairs(
     draft = Draft(image, decide)
     reading = read_transaction(image)
     transaction = _result(reading)
-    found = Checker(image, progress).run()
+    report = Checker(image, progress).run()
+    if found is not None:
+        found(report)
     committed = image.control()["committed"]
-    plan = Plan(found, found, committed & ~NOTHING_TO_REPLAY, transaction)
-    if found.is_clean and found.was_closed:
+    plan = Plan(report, report, committed & ~NOTHING_TO_REPLAY, transaction)
+    if report.is_clean and report.was_closed:
         return plan
     if _settle(draft, plan, committed):
         plan.left = _mend(draft, progress, now_ns())
