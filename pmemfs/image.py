@@ -70,6 +70,11 @@ def lock_image(fd: int, lock: Lock, name: str) -> None:
         ) from None
 
 
+def unlock_image(fd: int) -> None:
+    """Give the image lock back, for all that share it: mappings keep a descriptor of their own."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
 def open_file(path: str | os.PathLike[str], *, writable: bool) -> int:
     """Open an image file; raises `PmemfsError` with a sentence for people."""
     name = os.fspath(path)
@@ -149,13 +154,14 @@ class Image:
             os.close(fd)
             raise
 
-    def close(self) -> None:
-        """Unmap, unlock and close."""
+    def close(self, *, unlock: bool = True) -> None:
+        """Unmap, unlock and close; without ``unlock`` whoever shares the lock keeps it."""
         if self.fd < 0:
             return
         self.heads = np.empty(0, HEAD.dtype)
         self.device.close()
-        fcntl.flock(self.fd, fcntl.LOCK_UN)  # the mapping's own descriptor shares the lock
+        if unlock:
+            unlock_image(self.fd)
         os.close(self.fd)
         self.fd = -1
 

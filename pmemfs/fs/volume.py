@@ -51,7 +51,8 @@ from pmemfs.layout.geometry import (
 )
 from pmemfs.layout.records import (
     CONTROL,
-    COUNTER_LIMITS,
+    MAX_GENERATION,
+    MAX_SEQUENCE,
     NOTHING_TO_REPLAY,
     InodeFlag,
     Kind,
@@ -733,8 +734,8 @@ class Volume:
 def validate_control(image: Image) -> None:
     """Raise `DamagedImageError` for a control page that no mount can go on from."""
     control = image.control()
-    counters = (control[name] & ~NOTHING_TO_REPLAY > most for name, most in COUNTER_LIMITS.items())
-    if control["state"] not in tuple(MountState) or any(counters):
+    good = control["state"] in tuple(MountState) and control["generation"] <= MAX_GENERATION
+    if not good or control["committed"] & ~NOTHING_TO_REPLAY > MAX_SEQUENCE:
         raise DamagedImageError("the control page is damaged; run pmemfs fsck", CONTROL_OFFSET)
 
 

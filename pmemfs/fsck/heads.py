@@ -22,6 +22,7 @@ from pmemfs.layout.geometry import (
     HEAD_TABLE_OFFSET,
     Geometry,
     extent_to_offset,
+    offset_to_extent,
 )
 from pmemfs.layout.records import HEAD, Kind
 
@@ -89,11 +90,12 @@ def _check_batch(
     for place in np.flatnonzero(~known).tolist():
         extent = start + place
         message = f"extent {extent} has the unknown kind {kinds[place]}"
-        yield Finding("head-kind", message, geometry.head_offset(extent))
+        yield Finding("head-kind", message, geometry.head_offset(extent), extent)
     stained = (kinds == Kind.FREE) & raw[:, :HEAD_DURABLE_BYTES].any(axis=1)
     for place in np.flatnonzero(stained).tolist():
-        message = f"extent {start + place} is free, but the durable half of its head is not zero"
-        yield Finding("head-free", message, geometry.head_offset(start + place))
+        extent = start + place
+        message = f"extent {extent} is free, but the durable half of its head is not zero"
+        yield Finding("head-free", message, geometry.head_offset(extent), extent)
     yield from _check_checksums(geometry, start, heads)
     yield from _check_fields(geometry, start, heads)
 
@@ -107,7 +109,7 @@ def _check_checksums(geometry: Geometry, start: int, heads: NDArray[Any]) -> Ite
         if zlib.crc32(raw[begin : begin + summed_bytes]) != sums[place]:
             extent = start + place
             message = f"the head of extent {extent} has a wrong checksum"
-            yield Finding("head-checksum", message, geometry.head_offset(extent))
+            yield Finding("head-checksum", message, geometry.head_offset(extent), extent)
 
 
 def _check_fields(geometry: Geometry, start: int, heads: NDArray[Any]) -> Iterator[Finding]:
@@ -121,7 +123,7 @@ def _check_fields(geometry: Geometry, start: int, heads: NDArray[Any]) -> Iterat
     for place in np.flatnonzero(stray).tolist():
         extent, name = start + place, kind_name(heads["kind"][place])
         message = f"extent {extent} ({name}) has fields set that its kind does not use"
-        yield Finding("head-fields", message, geometry.head_offset(extent))
+        yield Finding("head-fields", message, geometry.head_offset(extent), extent)
 
 
 def _check_fixed(extents: ExtentTable) -> Iterator[Finding]:
@@ -132,17 +134,17 @@ def _check_fixed(extents: ExtentTable) -> Iterator[Finding]:
         if extents.kind[extent] != kind:
             found = kind_name(int(extents.kind[extent]))
             message = f"fixed extent {extent} is {found}, not {kind_name(kind)}"
-            yield Finding("head-fixed", message, geometry.head_offset(extent))
+            yield Finding("head-fixed", message, geometry.head_offset(extent), extent)
     for extent in extents.of_kind(Kind.FIXED).tolist():
         if extent >= geometry.first_inode_extent:
             message = f"extent {extent} is fixed, but nothing is fixed there"
-            yield Finding("head-fixed", message, geometry.head_offset(extent))
+            yield Finding("head-fixed", message, geometry.head_offset(extent), extent)
 
 
 def _check_beyond(image: Image) -> Iterator[Finding]:
     start = HEAD_TABLE_OFFSET + image.geometry.head_table_bytes
     for offset in iter_nonzero(image.device, start, image.geometry.backup_superblock_offset):
-        yield Finding("head-beyond", "there are heads behind the last extent", offset)
+        yield Finding("head-beyond", "there are heads behind the last extent", offset, offset)
 
 
 def check_free_extents(image: Image, extents: ExtentTable, tick: Tick) -> Iterator[Finding]:
@@ -155,5 +157,6 @@ def check_free_extents(image: Image, extents: ExtentTable, tick: Tick) -> Iterat
             for offset in iter_nonzero(
                 image.device, extent_to_offset(first), extent_to_offset(stop)
             ):
-                yield Finding("free-data", "a free extent does not read as zeros", offset)
+                message = "a free extent does not read as zeros"
+                yield Finding("free-data", message, offset, offset_to_extent(offset))
         first = max(first, stop + 1)

@@ -78,6 +78,19 @@ class OwnerPages:
         left[:, 0] = False
         return left
 
+    def claimed(self, rows: slice) -> NDArray[np.bool_]:
+        """Tell which pages of a batch a map has claimed."""
+        return self._claimed[rows]
+
+    def is_claimed(self, pfn: int) -> bool:
+        """Tell whether a map has claimed a page of a small or metadata extent."""
+        extent = pfn_to_extent(pfn)
+        return self._has(extent) and bool(self._claimed[self._row[extent], pfn_to_slot(pfn)])
+
+    def _has(self, extent: int) -> bool:
+        """Tell whether an extent is in the table: it may have become small or metadata since."""
+        return bool(len(self.extents)) and self.extents[self._row[extent]] == extent
+
     def words_at(self, pfns: NDArray[np.int64], kind: Kind) -> NDArray[np.uint64]:
         """Return the owner words of pages; 0 where the page is in no extent of this kind."""
         words = np.zeros(len(pfns), np.uint64)
@@ -108,14 +121,14 @@ class OwnerPages:
             return self.mismatch(pfn, wanted, Kind.METADATA)
         if self._claimed[row, slot]:
             message = f"inode {ino} refers to its {role_name(role)} page {pfn} twice"
-            return Finding("page-twice", message, pfn_to_offset(pfn))
+            return Finding("page-twice", message, pfn_to_offset(pfn), ino)
         self._claimed[row, slot] = True
         return None
 
     def word_at(self, pfn: int) -> int:
         """Return the owner word of a page of a small or metadata extent."""
         extent, slot = pfn_to_extent(pfn), pfn_to_slot(pfn)
-        if slot == 0 or not self._present[self._row[extent]]:
+        if slot == 0 or (self._has(extent) and not self._present[self._row[extent]]):
             return 0
         return int(self._words[extent, slot])
 
@@ -125,22 +138,23 @@ class OwnerPages:
 
     def mismatch(self, pfn: int, wanted: int, kind: Kind) -> Finding:
         """Return the finding for a claim that failed."""
-        who = f"inode {owner_ino(wanted)} has page {pfn} as {_describe(wanted, kind)}, but "
+        ino = owner_ino(wanted)
+        who = f"inode {ino} has page {pfn} as {_describe(wanted, kind)}, but "
         if not 0 <= pfn < self.n_pages:
-            return Finding("map-range", who + "the device has no such page")
+            return Finding("map-range", who + "the device has no such page", None, ino)
         found = self.kind[pfn_to_extent(pfn)]
         if found != kind:
             why = f"that is in a {kind_name(int(found))} extent"
-            return Finding("map-extent", who + why, pfn_to_offset(pfn))
+            return Finding("map-extent", who + why, pfn_to_offset(pfn), ino)
         if pfn_to_slot(pfn) == 0:
-            return Finding("map-owner", who + "that is an owner page", pfn_to_offset(pfn))
+            return Finding("map-owner", who + "that is an owner page", pfn_to_offset(pfn), ino)
         word = self.word_at(pfn)
         why = (
             f"its owner is {_describe(word, kind)} of inode {owner_ino(word)}"
             if word
             else ("that page is free")
         )
-        return Finding("map-owner", who + why, owner_word_offset(pfn))
+        return Finding("map-owner", who + why, owner_word_offset(pfn), ino)
 
 
 def owner_word_offset(pfn: int) -> int:
@@ -171,11 +185,12 @@ def check_owner_pages(owners: OwnerPages, tick: Tick) -> Iterator[Finding]:
         counts = np.count_nonzero(words, axis=1)
         used = owners.used[rows]
         for place in np.flatnonzero(counts != used).tolist():
+            extent = int(extents[place])
             message = (
-                f"the head of extent {extents[place]} counts {used[place]} pages in use, "
+                f"the head of extent {extent} counts {used[place]} pages in use, "
                 f"its owner page has {counts[place]}"
             )
-            yield Finding("owner-count", message, extent_to_offset(int(extents[place])))
+            yield Finding("owner-count", message, extent_to_offset(extent), extent)
 
 
 def _check_words(
@@ -192,7 +207,8 @@ def _check_words(
     for row, slot in np.argwhere(wrong).tolist():
         extent, word = int(extents[row]), int(words[row, slot])
         message = f"owner word {slot} of extent {extent} is {word:#x}, which cannot be"
-        yield Finding("owner-word", message, owner_word_offset(extent_to_pfn(extent) + slot))
+        offset = owner_word_offset(extent_to_pfn(extent) + slot)
+        yield Finding("owner-word", message, offset, extent)
 
 
 def check_unclaimed(
@@ -207,17 +223,20 @@ def check_unclaimed(
             pfn = extent_to_pfn(int(numbers[row])) + slot
             kind = Kind(owners.kind[numbers[row]])
             what = f"page {pfn} says that it is {_describe(int(words[row, slot]), kind)}"
-            yield _unclaimed(inodes, what, owner_ino(int(words[row, slot])), owner_word_offset(pfn))
+            ino = owner_ino(int(words[row, slot]))
+            yield _unclaimed(inodes, what, ino, owner_word_offset(pfn), pfn)
     heads: NDArray[Any] = image.heads
     whole = extents.of_kind(Kind.WHOLE)
     for extent in whole[~extents.whole_claimed[whole]].tolist():
         what = f"extent {extent} says that it is piece {heads['index'][extent]}"
         owner = int(heads["owner"][extent])
-        yield _unclaimed(inodes, what, owner, image.geometry.head_offset(extent))
+        offset = image.geometry.head_offset(extent)
+        yield _unclaimed(inodes, what, owner, offset, extent_to_pfn(extent))
 
 
-def _unclaimed(inodes: InodeTable, what: str, ino: int, offset: int) -> Finding:
+def _unclaimed(inodes: InodeTable, what: str, ino: int, offset: int, pfn: int) -> Finding:
     if inodes.exists(ino):
         message = f"{what} of inode {ino}, whose map does not have it"
-        return Finding("owner-unmapped", message, offset)
-    return Finding("owner-inode", f"{what} of inode {ino}, which does not exist", offset)
+        return Finding("owner-unmapped", message, offset, pfn)
+    message = f"{what} of inode {ino}, which does not exist"
+    return Finding("owner-inode", message, offset, pfn)

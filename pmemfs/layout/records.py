@@ -311,8 +311,7 @@ RECORDS = (
 )
 
 NOTHING_TO_REPLAY = 1 << 63
-COUNTER_LIMITS = {"committed": 1 << 62, "generation": 1 << 62}
-"""Counters of the control page that no image reaches; bit 63 aside. Beyond them it is damaged."""
+MAX_SEQUENCE = MAX_GENERATION = 1 << 62  # no image lives so long: beyond them it is damaged
 MAP_WORDS = 17
 INLINE_BYTES = MAP_WORDS * 8
 
