@@ -4,7 +4,7 @@ PY := .venv/bin/python
 WORKERS ?= 2
 SBIN ?= /sbin
 
-.PHONY: help setup demo test test-slow bench check format clean install uninstall
+.PHONY: help setup demo test test-slow bench mutants check format clean install uninstall
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ bench: setup  ## Compare speed with other file systems; ARGS="--quick --png peer
 
 test-native: setup  ## Run the tests on mounts through the native front end
 	PMEMFS_TEST_FRONTEND=native $(PY) -m pytest -n $(WORKERS) tests/mount
+
+mutants: setup  ## Damage images, use each with everything; ARGS="--count 10000 --seed 1 --jobs 2"
+	$(PY) tests/hostile/run_mutants.py $(ARGS)
 
 check: setup  ## Check format, lint, types and layers
 	.venv/bin/ruff format --check .

@@ -1,7 +1,8 @@
 """What is done with one mutant, within limits, and what became of it.
 
 In this order: every view of the inspector, without and with a daemon; fsck; a read-only mount; a
-mount for writing that changes much and is closed; fsck again. Any exception but `PmemfsError`, a
+mount for writing that changes much and is closed; fsck again. Then, on the mutant made anew, the
+repair of all that can be, and the same mount for writing. Any exception but `PmemfsError`, a
 broken rule below, a file of another size, too much memory or too much time is a failure, and
 `MutantId` brings the same mutant back.
 
@@ -10,6 +11,8 @@ Rules:
 1. What only reads leaves every byte as it was, and the image file keeps its size.
 2. If fsck finds nothing, no call meets damage, and fsck finds nothing after the changes either.
 3. Whatever prints, prints no control character.
+4. A repair that says that the image is clean now is right: fsck finds nothing, no call meets damage
+   in use, and fsck finds nothing after the changes. It may give up only with a reason.
 """
 
 from __future__ import annotations
@@ -39,11 +42,11 @@ from mutations import Mutator
 from volumes import START_S, ManualClock
 
 from pmemfs import inspect
+from pmemfs.cli import fsck as fsck_text
 from pmemfs.cli import inspect_maps, inspect_text
-from pmemfs.cli.fsck import _lines, _printable
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Options, Volume
-from pmemfs.fsck import Report, check
+from pmemfs.fsck import Report, check, everything, repair
 from pmemfs.image import Image
 from pmemfs.layout.geometry import CONTROL_OFFSET, MIN_DEVICE_BYTES, PAGE_BYTES
 from pmemfs.layout.records import CONTROL, MountState
@@ -86,6 +89,7 @@ class Outcome:
     found_by_fsck: bool = False
     found_in_use: bool = False
     may_be_sound: bool = False
+    repaired: bool = False
     failure: str = ""
     sentences: list[str] = field(default_factory=list)
 
@@ -161,6 +165,9 @@ class Bench:
             outcome.damage = self.make(mutant)
             with limited_time():
                 _use(self.mutant_path, outcome)
+            self.make(mutant)
+            with limited_time():
+                _repair(self.mutant_path, outcome)
         except (Exception, TooLong):
             outcome.failure = traceback.format_exc()
         return outcome
@@ -210,7 +217,11 @@ def _use(path: Path, outcome: Outcome) -> None:
         raise BrokenRuleError("rule 1: what only reads has written")
     with _daemon(path):
         _look(path)
-    _mount(path, outcome)
+    refused = _mount(path)
+    outcome.refused_at_open = refused.at_open
+    outcome.may_be_sound = errno.EROFS in refused.by_errno  # features that allow ro only
+    outcome.found_in_use |= bool(refused.damage) and not refused.at_open
+    outcome.sentences += refused.sentences
     if os.stat(path).st_size != before[0]:
         raise BrokenRuleError("rule 1: the image file has another size")
     if not outcome.found_by_fsck:
@@ -233,14 +244,20 @@ def _check(path: Path) -> Report | None:
     finally:
         image.close()
     json.dumps(report.to_dict())
-    _validate_text("".join(_printable(line) for line in _lines(report)))
+    with _validated_text():
+        fsck_text._print_findings(report)
+        fsck_text._print(fsck_text._verdict(report))
     return report
 
 
-def _validate_text(text: str) -> None:
-    wild = {c for c in text if not c.isprintable() and c != "\n"}
+@contextlib.contextmanager
+def _validated_text() -> Iterator[None]:
+    """Take what the block prints; nothing of it may be for a terminal."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        yield
+    wild = {c for c in out.getvalue() if not c.isprintable() and c != "\n"}
     if wild:
-        raise BrokenRuleError(f"rule 3: {wild} in {text!r}")
+        raise BrokenRuleError(f"rule 3: {wild} in {out.getvalue()!r}")
 
 
 def _options(*, read_only: bool = False) -> Options:
@@ -262,16 +279,14 @@ def _mount_read_only(path: Path, outcome: Outcome) -> None:
     outcome.sentences += refused.sentences
 
 
-def _mount(path: Path, outcome: Outcome) -> None:
+def _mount(path: Path) -> Refused:
+    """Mount, walk, change, walk, close; return what was refused."""
     refused = Refused()
-    try:
+    with refused.allowed():
         volume = Volume.open(path, _options())
-    except PmemfsError as error:
-        validate_error(error)
-        outcome.refused_at_open = True
-        outcome.may_be_sound = error.errno == errno.EROFS  # features that allow ro only
-        outcome.sentences.append(str(error))
-        return
+    if refused.by_errno:
+        refused.at_open = True
+        return refused
     try:
         change(volume, walk(volume, refused), refused)
         walk(volume, refused)
@@ -279,8 +294,41 @@ def _mount(path: Path, outcome: Outcome) -> None:
     finally:
         if volume.image.fd >= 0:
             volume.abandon()
-    outcome.found_in_use |= bool(refused.damage)
-    outcome.sentences += refused.sentences
+    return refused
+
+
+def _repair(path: Path, outcome: Outcome) -> None:
+    """Mend all that can be, and hold the repair to what it says."""
+    size = os.stat(path).st_size
+    try:
+        plan = repair(path, decide=everything, now_ns=ManualClock().now_ns)
+    except PmemfsError as error:
+        validate_error(error)
+        outcome.sentences.append(f"repair: {error}")
+        return
+    told = plan.to_dict()
+    json.dumps(told)
+    with _validated_text():
+        fsck_text._print_repairs(plan)
+    if os.stat(path).st_size != size:
+        raise BrokenRuleError("rule 1: the repaired image has another size")
+    if not told["clean_now"]:
+        if not (plan.blocked or plan.declined):
+            raise BrokenRuleError(f"rule 4: not mended, and no reason: {told['left']}")
+        outcome.sentences += [f"repair: {text}" for text in plan.blocked]
+        return
+    outcome.repaired = plan.is_made
+    _validate_clean(path, "repaired")
+    refused = _mount(path)
+    if refused.damage or (refused.at_open and errno.EROFS not in refused.by_errno):
+        raise BrokenRuleError(f"rule 4: repaired, but: {refused.sentences}")
+    _validate_clean(path, "repaired and used")
+
+
+def _validate_clean(path: Path, when: str) -> None:
+    report = _check(path)
+    if report is None or not report.is_clean:
+        raise BrokenRuleError(f"rule 4: {when}, then: {report and report.findings}")
 
 
 # -- the inspector -------------------------------------------------------------------------------
@@ -336,10 +384,9 @@ def _look(path: Path) -> None:
                 validate_error(error)
                 continue
             json.dumps(data)
-            with contextlib.redirect_stdout(io.StringIO()) as out:
+            with _validated_text():
                 render(data)
                 inspect_text.render_state(data)
-            _validate_text(out.getvalue())
     return None
 
 

@@ -32,6 +32,7 @@ class Refused:
     def __init__(self) -> None:
         self.by_errno: Counter[int] = Counter()
         self.sentences: list[str] = []
+        self.at_open = False
 
     @property
     def damage(self) -> int:

@@ -165,13 +165,14 @@ def main(
     mutants = [MutantId(seed, first + number) for number in range(count)]
     kinds: Counter[str] = Counter()
     failures: list[Outcome] = []
-    by_fsck = 0
+    by_fsck = repaired = 0
     begin = time.monotonic()
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("mutants", total=count)
         for outcome in run_workers(mutants, jobs, nice):
             kinds[outcome.kind] += 1
             by_fsck += outcome.found_by_fsck
+            repaired += outcome.repaired
             if outcome.failure:
                 failures.append(outcome)
                 if len(failures) <= SHOWN:
@@ -181,17 +182,20 @@ def main(
             if not bar.console.is_terminal and done % REPORT_EVERY == 0:
                 bar.console.print(f"{done} of {count}, {len(failures)} failed")
             bar.update(task, advance=1, description=f"mutants, {len(failures)} failed")
-    _print_figures(count, kinds, by_fsck, time.monotonic() - begin)
+    _print_figures(count, kinds, by_fsck, repaired, time.monotonic() - begin)
     for outcome in failures[:SHOWN]:
         click.echo(f'make mutants ARGS="--replay {outcome.mutant}"    {outcome.damage}')
     sys.exit(bool(failures))
 
 
-def _print_figures(count: int, kinds: Counter[str], by_fsck: int, seconds: float) -> None:
+def _print_figures(
+    count: int, kinds: Counter[str], by_fsck: int, repaired: int, seconds: float
+) -> None:
     click.echo(f"{count} mutants in {seconds:.0f} s")
     for kind, number in kinds.most_common():
         click.echo(f"  {number:6} {kind}")
     click.echo(f"  {by_fsck:6} damage found by fsck, in all")
+    click.echo(f"  {repaired:6} repaired, then used and clean")
 
 
 if __name__ == "__main__":
