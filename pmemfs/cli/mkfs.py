@@ -9,6 +9,7 @@ import click
 
 from pmemfs.fs import Volume
 from pmemfs.image import Image
+from pmemfs.inspect.text import printable
 from pmemfs.units import format_size, parse_size
 
 
@@ -51,8 +52,8 @@ def mkfs_command(image: str, size_bytes: int, label: str, force: bool) -> None:
     identity = uuid.UUID(bytes=made.superblock["uuid"])
     made.close()
     click.echo(
-        f"{image}: {format_size(geometry.device_bytes)} in {geometry.n_extents} extents of 2 MiB, "
-        f"{geometry.fixed_extents} of them fixed; UUID {identity}"
+        f"{printable(image)}: {format_size(geometry.device_bytes)} in {geometry.n_extents} extents "
+        f"of 2 MiB, {geometry.fixed_extents} of them fixed; UUID {identity}"
     )
     host = os.statvfs(os.path.dirname(os.path.abspath(image)))
     room = host.f_bavail * host.f_frsize

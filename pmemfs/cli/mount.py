@@ -14,6 +14,7 @@ from pmemfs.fuse import daemon, mounts
 from pmemfs.fuse.mount import FRONTENDS, load_fusepy, serve, validate_fuse_device
 from pmemfs.fuse.options import HELP, MountOptions, parse
 from pmemfs.image import Image, host_boot_id
+from pmemfs.inspect.text import printable
 
 CLOSE_TIMEOUT_S = 120.0
 _OPTION_LINES = "\n".join("      " + line for line in HELP.splitlines())
@@ -78,7 +79,7 @@ def mount_command(
     recovery = _start(image, directory, options, frontend, log_path)
     _tell(image, recovery)
     if not quiet:
-        click.echo(f"{image} is mounted on {directory}; log: {log_path}")
+        click.echo(printable(f"{image} is mounted on {directory}; log: {log_path}"))
 
 
 def _start(image: str, directory: str, options: MountOptions, frontend: str, log_path: Path) -> str:
@@ -91,7 +92,7 @@ def _start(image: str, directory: str, options: MountOptions, frontend: str, log
 
 def _tell(image: str, recovery: str) -> None:
     if recovery:
-        click.echo(f"{image}: {recovery}")
+        click.echo(printable(f"{image}: {recovery}"))
 
 
 def validate_after_reboot(image: str) -> None:

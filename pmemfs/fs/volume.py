@@ -78,6 +78,7 @@ _FALLOC_MODES = (
 )
 _DISCARD_AT_CLOSE = 1024
 _CAPABILITY = b"security.capability"
+_TRUSTED = b"trusted."
 _PREALLOCATED = int(InodeFlag.PREALLOCATED)
 _USER_FLAGS = int(InodeFlag.IMMUTABLE | InodeFlag.APPEND)
 _COPY_MOST = 16 << 20
@@ -526,9 +527,13 @@ class Volume:
             raise PmemfsError(errno.ENODATA, "there is no such attribute")
         return value
 
-    def listxattr(self, ino: int) -> list[bytes]:
-        """Return the names of all extended attributes."""
-        return list(self._xattrs.read(self.inodes.get(ino)))
+    def listxattr(self, ino: int, *, trusted: bool = True) -> list[bytes]:
+        """Return the names of all extended attributes.
+
+        Without ``trusted`` those are left out that Linux shows to CAP_SYS_ADMIN only.
+        """
+        names = list(self._xattrs.read(self.inodes.get(ino)))
+        return names if trusted else [n for n in names if not n.startswith(_TRUSTED)]
 
     def setxattr(
         self, ino: int, name: bytes, value: bytes, flags: int = 0, *, drop_set_gid: bool = False

@@ -19,10 +19,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pmemfs.errors import PmemfsError
+from pmemfs.inspect.text import printable
 
 LOG_BYTES = 1 << 20
 LOG_FILES = 3
 _FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
+
+
+class _Formatter(logging.Formatter):
+    """Writes what a terminal would obey escaped, so that no name can forge a line of the log."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        record.message = printable(record.message)
+        return super().formatMessage(record)
 
 
 def default_log_path(image: str) -> Path:
@@ -40,7 +49,9 @@ def default_log_path(image: str) -> Path:
 
 def log_to_stderr() -> None:
     """Log to stderr, for a front end in the foreground."""
-    logging.basicConfig(level=logging.INFO, format=_FORMAT, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(_FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     faulthandler.enable()
 
 
@@ -49,7 +60,7 @@ def log_to_file(path: Path) -> None:
     handler = logging.handlers.RotatingFileHandler(
         path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", errors="backslashreplace"
     )
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(_Formatter(_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
