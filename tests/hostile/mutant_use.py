@@ -146,7 +146,7 @@ def change(volume: Volume, names: list[tuple[int, bytes, int]], refused: Refused
             call(volume.write, made.ino, 0, b"m" * 5000)  # type: ignore[attr-defined]
         call(volume.mkdir, directory, b"dir made here", 0o755)
         call(volume.symlink, directory, b"link made here", b"t" * 100 * (1 + number % 2))
-    step = max(1, len(names) // 40)
+    step = max(1, len(names) // SOME)
     for number, (directory, name, ino) in enumerate(names[::step]):
         _change_one(volume, number, directory, name, ino, call)
     for directory in places:
