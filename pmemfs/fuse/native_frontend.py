@@ -46,6 +46,7 @@ log = logging.getLogger("pmemfs.fuse")
 
 MAX_WRITE = 1 << 20
 _HEADER_BYTES = p.IN_HEADER.size_bytes
+_NO_ENTRY = (0,) * 22
 _VALID_S = 24 * 3600
 _NS = 10**9
 _POLL_MOST_S = 1.0
@@ -376,6 +377,13 @@ class NativeFrontend:
         head = (inode.ino, inode.generation, _VALID_S, _VALID_S, 0, 0)
         return head + self._attributes(inode)
 
+    def _listed_entry(self, ino: int) -> tuple[int, ...]:
+        """As `_entry`; a damaged inode does not hide the others, a lookup of it is the error."""
+        try:
+            return self._entry(self._volume.inode(ino))
+        except PmemfsError:
+            return _NO_ENTRY
+
     def _entry_reply(self, inode: Inode) -> bytes:
         return p.ENTRY_OUT.struct.pack(*self._entry(inode))
 
@@ -652,10 +660,8 @@ class NativeFrontend:
             size -= (length + 7) & ~7
             if size < 0:
                 break
-            if cookie <= 2:  # . and .. are not looked up by this
-                entry: tuple[int, ...] = (0,) * 22
-            else:
-                entry = self._entry(volume.inode(ino))
+            # . and .. are not looked up by this
+            entry = _NO_ENTRY if cookie <= 2 else self._listed_entry(ino)
             parts.append(
                 pack(*entry, ino, cookie, len(name), file_type) + name + bytes(-length & 7)
             )
