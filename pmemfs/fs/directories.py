@@ -36,6 +36,7 @@ _NODE_BITS = 9
 _MAX_DEPTH = 54  # six nodes; what shares more of 55 hash bits than that is not split further
 _HASH_MASK = ((1 << 63) - 1) & ~0xFF
 _LEAF_ROLE = int(Role.DIRECTORY_LEAF)
+_METADATA = int(Kind.METADATA)
 _NODE_ROLE = int(Role.DIRECTORY_NODE)
 COOKIE_DOT = 1
 COOKIE_DOT_DOT = 2
@@ -117,7 +118,7 @@ class Directories:
         pfn = word & PFN_MASK
         if tx is not None and pfn in tx.fresh:
             return pfn
-        if not self._pool.holds_page(pfn, Kind.METADATA, directory.ino | role << 32):
+        if not self._pool.holds_page(pfn, _METADATA, directory.ino | role << 32):
             raise damaged_directory(directory.ino)
         return pfn
 

@@ -42,6 +42,9 @@ _LEVEL_SHIFT = 9
 _LEVEL_MASK = WORDS_PER_PAGE - 1
 _ANY_PFN = 1 << 62
 _MAP = int(Role.MAP)
+# plain integers: the members of enumerations are slow, and every lookup needs these
+_SMALL = int(Kind.SMALL)
+_METADATA = int(Kind.METADATA)
 
 
 def piece_of(index: int) -> int:
@@ -122,7 +125,7 @@ class FileMaps:
     def _node_base(self, inode: Inode, word: int) -> int:
         """Return the index of the first word of a node page in the device's words."""
         pfn = word & PFN_MASK
-        if not self._pool.holds_page(pfn, Kind.METADATA, owner_word(inode.ino, _MAP)):
+        if not self._pool.holds_page(pfn, _METADATA, owner_word(inode.ino, _MAP)):
             raise self._damaged(inode)
         return pfn << EXTENT_PAGE_SHIFT
 
@@ -140,7 +143,7 @@ class FileMaps:
             skip = index & _LEVEL_MASK
             good = self._pool.holds_piece(pfn - skip, inode.ino, index >> EXTENT_PAGE_SHIFT)
         else:
-            good = self._pool.holds_page(pfn, Kind.SMALL, inode.ino | index << 32)
+            good = self._pool.holds_page(pfn, _SMALL, inode.ino | index << 32)
         if not good:
             raise self._damaged(inode)
 

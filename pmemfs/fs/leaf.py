@@ -78,11 +78,15 @@ def read_entries(page: Page) -> list[Entry]:
     shape = read_shape(page)
     validate_shape(shape)
     heap = shape.heap
+    names = bytes(page[heap:])
+    is_doubtful = b"/" in names or b"\0" in names  # or it is left of a name that was deleted
     for start in range(HEADER_BYTES, HEADER_BYTES + shape.slots * SLOT_BYTES, SLOT_BYTES):
         cookie, ino, offset, length, file_type = _unpack_slot(page, start)
         if cookie:
-            name = bytes(page[offset : offset + length])
-            if offset < heap or len(name) != length or not _is_name(name):
+            name = names[offset - heap : offset - heap + length]
+            if offset < heap or offset + length > PAGE_BYTES:
+                raise damaged_directory(shape.ino)
+            if (length < 3 or is_doubtful) and not _is_name(name):
                 raise damaged_directory(shape.ino)
             entries.append(Entry(cookie, ino, file_type, name))
     return entries

@@ -38,7 +38,9 @@ from pmemfs.layout.geometry import (
     EXTENT_PAGE_SHIFT,
     EXTENT_SHIFT,
     HEAD_DURABLE_BYTES,
+    HEAD_TABLE_OFFSET,
     PAGES_PER_EXTENT,
+    WORD_BYTES,
     Geometry,
     extent_to_offset,
 )
@@ -50,6 +52,9 @@ _HEAD = struct.Struct("<BBHIIIIII")
 _OWNABLE_PAGES = PAGES_PER_EXTENT - 1
 _SLOT_MASK = PAGES_PER_EXTENT - 1
 _EXTENT_WORD_SHIFT = EXTENT_SHIFT - 3
+_HEAD_TABLE_WORD = HEAD_TABLE_OFFSET // WORD_BYTES
+_HEAD_WORD_SHIFT = 3  # words of a head, as a power of two
+_WHOLE = int(Kind.WHOLE)
 _PAGED = (Kind.SMALL, Kind.METADATA)
 _FREE_BYTE = bytes([Kind.FREE])
 _RETURNED_BYTE = bytes([Kind.RETURNED])
@@ -174,7 +179,7 @@ class ExtentPool:
         """Return how many pages (or inodes) of an extent are used."""
         return self._used[extent]
 
-    def holds_page(self, pfn: int, kind: Kind, word: int) -> bool:
+    def holds_page(self, pfn: int, kind: int, word: int) -> bool:
         """Whether a page lies in an extent of this kind, and its owner word there is this one."""
         extent = pfn >> EXTENT_PAGE_SHIFT
         return (
@@ -186,11 +191,11 @@ class ExtentPool:
     def holds_piece(self, pfn: int, owner: int, index: int) -> bool:
         """Whether a page is the first of a whole extent, of this piece of this file."""
         extent = pfn >> EXTENT_PAGE_SHIFT
-        if pfn & _SLOT_MASK or extent >= self._n_extents or self._kinds[extent] != Kind.WHOLE:
+        if pfn & _SLOT_MASK or extent >= self._n_extents:
             return False
-        head = self.geometry.head_offset(extent) >> 3
         words = self._words
-        return words[head] == Kind.WHOLE | owner << 32 and words[head + 1] & INO_MASK == index
+        head = _HEAD_TABLE_WORD + (extent << _HEAD_WORD_SHIFT)
+        return words[head] == _WHOLE | owner << 32 and words[head + 1] & INO_MASK == index
 
     @property
     def free_extents(self) -> int:
