@@ -101,6 +101,10 @@ class Namespace:
             return directory
         if name == b"..":
             return self._named(directory, directory.parent, _DIRECTORY)
+        return self._entry(directory, name)
+
+    def _entry(self, directory: Inode, name: bytes) -> Inode:
+        """Return the inode of an entry that stands in a directory; raises ENOENT."""
         found = self._find(directory, name)
         return self._named(directory, found.ino, found.type)
 
@@ -265,7 +269,7 @@ class Namespace:
     def unlink(self, parent: int, name: bytes) -> None:
         """Remove a name that is not a directory's; raises EISDIR for one."""
         directory = self.directory(parent)
-        inode = self.lookup(parent, name)
+        inode = self._entry(directory, name)
         if inode.is_dir:
             raise PmemfsError(errno.EISDIR, "a directory: use rmdir")
         _require_removable(directory, inode)
@@ -279,7 +283,7 @@ class Namespace:
             code = errno.EINVAL if name == b"." else errno.ENOTEMPTY
             raise PmemfsError(code, "cannot remove . or ..")
         directory = self.directory(parent)
-        inode = self.lookup(parent, name)
+        inode = self._entry(directory, name)
         self._require_empty(inode)
         _require_removable(directory, inode)
         with self._journal.transaction() as tx:
