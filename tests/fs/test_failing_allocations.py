@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from failing_allocations import CountedDevice, count_allocations
-from full_device import Snapshot, content, furnish, use_up_open_extents
+from full_device import Snapshot, content, fill, furnish, use_up_open_extents
 from volumes import REGULAR, ManualClock, VolumeBed, idle, validate_image, validate_volume
 
 from pmemfs.errors import PmemfsError
@@ -162,7 +162,7 @@ class Template:
 def template(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Template]:
-    """In a tight one no small or metadata extent has a page left, so that all need a new one."""
+    """A volume: roomy; tight, where all that needs a page needs an extent; or full to the page."""
     shm = Path("/dev/shm")
     folder = Path(tmp_path_factory.mktemp("failing"))
     folder = Path(shutil.move(folder, shm / folder.name)) if shm.is_dir() else folder
@@ -173,11 +173,16 @@ def template(
         furnish_more(volume)
         if request.param == "tight":
             use_up_open_extents(volume)
+        elif request.param == "full":
+            fill(volume)
         path = Path(volume.image.name)
         bed.finish()
         yield Template(path, folder / "copy.img", bed.clock, request.param == "tight")
     finally:
         shutil.rmtree(folder)
+
+
+each_template = pytest.mark.parametrize("template", ["roomy", "tight", "full"], indirect=True)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -256,6 +261,7 @@ def _validate_prefix(volume: Volume, before: Snapshot, after: Snapshot, length: 
     assert length
 
 
+@each_template
 @pytest.mark.parametrize("name", NEED_NOTHING)
 def test_what_needs_no_space_asks_for_none_that_it_cannot_do_without(
     template: Template, name: str
@@ -269,6 +275,7 @@ def test_what_needs_no_space_asks_for_none_that_it_cannot_do_without(
     validate_image(template.scratch)
 
 
+@each_template
 def test_opening_and_closing_allocate_nothing(template: Template) -> None:
     """But for host space under what every mount stores to, on a fresh copy of an image."""
     volume, inos = template.open()
