@@ -14,6 +14,7 @@ from typing import Any
 from pmemfs.fsck.draft import Risk
 from pmemfs.fsck.fields import KNOWN_FLAGS
 from pmemfs.fsck.inodes import BLOCK, CHARACTER, DIRECTORY, REGULAR, SYMLINK, TYPES
+from pmemfs.fsck.mend.directories import types_by_name
 from pmemfs.fsck.mend.mending import Belongings, Mending
 from pmemfs.fsck.superblock import MAX_SEQUENCE
 from pmemfs.layout.geometry import (
@@ -80,9 +81,15 @@ def _mend_freed(m: Mending, ino: int, mine: Belongings) -> None:
 
 
 def _renew(m: Mending, ino: int, mine: Belongings) -> None:
+    check = "inode-checksum" if ino in m.subjects("inode-checksum") else "inode-type"
+    kind = types_by_name(m, {ino}).get(ino, 0)
+    if check == "inode-type" and kind in TYPES:
+        mode = m.record(ino)["mode"] & 0o7777 | kind << 12
+        if m.draft.begin(check, f"give inode {ino} the type that its name says"):
+            m.draft.patch_inode(m.offset(ino), mode=mode)
+        return
     if make_anew(m, ino, mine):
         return
-    check = "inode-checksum" if ino in m.subjects("inode-checksum") else "inode-type"
     if m.draft.begin(check, f"clear inode {ino}, which makes no sense", Risk.LOSES):
         m.draft.put_inode(m.offset(ino))
 

@@ -11,7 +11,6 @@ import stat
 
 import numpy as np
 
-from pmemfs.fsck.draft import Risk
 from pmemfs.fsck.inodes import DIRECTORY, REGULAR
 from pmemfs.fsck.leaves import Entry, name_hash
 from pmemfs.fsck.mend import directories
@@ -181,6 +180,6 @@ def _break_cycles(m: Mending) -> None:
         gathered = directories.gather(m, home, m.belongings([home])[home])
         gathered.entries = [entry for entry in gathered.entries if entry.ino != ino]
         sentence = f"take the name of directory {ino} out of directory {home}, which it leads to"
-        if m.draft.begin("inode-unreachable", sentence, Risk.LOSES):
+        if m.draft.begin("inode-unreachable", sentence):
             directories.store_entries(m, home, gathered)
         return

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pmemfs.fsck.draft import Draft, Way
-from pmemfs.fsck.host import is_present
+from pmemfs.fsck.host import is_present, read_present
 from pmemfs.fsck.passes import Checker
 from pmemfs.layout.geometry import (
     EXTENT_BYTES,
@@ -96,6 +96,10 @@ class Mending:
             mine = found[int(heads["owner"][extent])]
             mine.whole.setdefault(int(heads["index"][extent]), extent)
         return found
+
+    def read_page(self, pfn: int) -> memoryview:
+        """Return a page; zeros where the host has a hole."""
+        return read_present(self.image.device, pfn_to_offset(pfn), PAGE_BYTES)
 
     # -- free pages --------------------------------------------------------------------------
 
