@@ -127,8 +127,7 @@ def _proper(m: Mending, extent: int, kind: int, evidence: Evidence | None = None
         fields = {name: head[name] for name in names}
         if extent == m.image.geometry.first_inode_extent:
             fields["index"] = 0
-        if not 0 <= fields["frontier"] <= INODES_PER_EXTENT:
-            fields["frontier"] = INODES_PER_EXTENT
+        fields["frontier"] = used_places(read_records(m, extent))
         return {"kind": kind, **fields}
     return {"kind": kind}
 
@@ -143,6 +142,12 @@ def read_records(m: Mending, extent: int) -> NDArray[Any]:
     """Return an extent as inodes, shape ``(8192,)``; zeros where the host has holes."""
     data = read_present(m.image.device, extent_to_offset(extent), EXTENT_BYTES)
     return np.frombuffer(bytes(data), INODE.dtype)
+
+
+def used_places(records: NDArray[Any]) -> int:
+    """Return how many inodes of a chunk were ever used: behind the frontier all is zero."""
+    nonzero = records.view(np.uint8).reshape(len(records), -1).any(axis=1)
+    return int(np.flatnonzero(nonzero)[-1]) + 1 if nonzero.any() else 0
 
 
 def sealed_places(records: NDArray[Any]) -> list[int]:

@@ -45,10 +45,12 @@ def mend_inodes(m: Mending) -> None:
     belongings = m.belongings(inos)
     wrong = set(m.subjects("inode-checksum"))
     impossible = set(m.subjects("inode-type", "inode-map-kind", "inode-size", "inode-fields"))
+    freed = {ino for ino in inos if not m.record(ino)["mode"]}
+    _seal_freed(m, [ino for ino in sorted(freed) if not make_anew(m, ino, belongings[ino])])
     for ino in inos:
-        if not m.record(ino)["mode"]:
-            _mend_freed(m, ino, belongings[ino])
-        elif ino in wrong and ino not in impossible:
+        if ino in freed:
+            continue
+        if ino in wrong and ino not in impossible:
             sentence = f"keep inode {ino} as it is, though its checksum says that it has changed"
             if m.draft.begin("inode-checksum", sentence, Risk.LOSES):
                 m.draft.patch_inode(m.offset(ino))
@@ -71,13 +73,11 @@ def _raise_sequence(m: Mending) -> bool:
     return True
 
 
-def _mend_freed(m: Mending, ino: int, mine: Belongings) -> None:
-    """Seal a freed inode; if pages belong to it, it was in use."""
-    if make_anew(m, ino, mine):
-        return
-    if m.draft.begin("inode-checksum", f"seal the freed inode {ino}"):
-        following = m.record(ino)["next"]
-        m.draft.put_inode(m.offset(ino), next=following)
+def _seal_freed(m: Mending, inos: list[int]) -> None:
+    """Seal freed inodes; their places in the free chain stay."""
+    if inos and m.draft.begin("inode-checksum", f"seal {len(inos)} freed inodes"):
+        for ino in inos:
+            m.draft.put_inode(m.offset(ino), next=m.record(ino)["next"])
 
 
 def _renew(m: Mending, ino: int, mine: Belongings) -> None:

@@ -140,10 +140,11 @@ class Mending:
             yield from range(extent_to_pfn(extent) + 1, extent_to_pfn(extent + 1))
 
     def free_extents(self, *, empty: bool = False) -> Iterator[int]:
-        """Iterate free extents; with ``empty`` those only that hold no data on the host."""
+        """Iterate free extents, then returned ones; with ``empty`` those only without data."""
         claimed = {pfn_to_extent(pfn) for pfn in self.wanted}
-        for extent in self.extents.of_kind(Kind.FREE).tolist():
-            if extent in claimed or self.extents.kind[extent] != Kind.FREE:
+        free = [self.extents.of_kind(Kind.FREE), self.extents.of_kind(Kind.RETURNED)]
+        for extent in np.concatenate(free).tolist():
+            if extent in claimed or self.extents.kind[extent] not in (Kind.FREE, Kind.RETURNED):
                 continue
             start = extent_to_offset(extent)
             if empty and is_present(self.image.device, start, EXTENT_BYTES):
