@@ -9,20 +9,16 @@ from typing import Any
 
 import fsck_image as fi
 import pytest
-from fsck_image import HandImage, golden
+from fsck_image import HandImage
+from fsck_tree import Tree, make, tree_of
 from test_fsck_damage import DAMAGES, Damage
 
 from pmemfs.device.crash import SparseImage
 from pmemfs.errors import ImageBusyError
-from pmemfs.fs import Volume
 from pmemfs.fsck import Risk, everything, only_safe, repair
 from pmemfs.image import Image
-from pmemfs.layout.geometry import CONTROL_OFFSET, EXTENT_BYTES, PAGE_BYTES, ROOT_INO
+from pmemfs.layout.geometry import CONTROL_OFFSET, EXTENT_BYTES, PAGE_BYTES
 from pmemfs.layout.records import CONTROL, MountState
-
-DATA_PAGES = (fi.FILE_PFN, fi.FILE_PFN + 1, fi.FILE_PFN + 2, fi.TREE_PFN, fi.TREE_PFN + 1)
-
-Tree = dict[bytes, dict[str, Any]]
 
 # What a damage takes with it, by path. All else is there afterwards, byte for byte.
 FILE, BIG, TREE = {b"/file", b"/again"}, {b"/big"}, {b"/tree"}
@@ -56,14 +52,6 @@ COSTS: dict[str, set[bytes]] = {
 NOTHING_LEFT = {"root_is_a_file"}  # that damage clears the whole image
 
 
-def make(path: Path) -> HandImage:
-    """Make the golden image with data in the pages of its files."""
-    image = golden(path)
-    for number, pfn in enumerate(DATA_PAGES):
-        image.set_page(pfn, b"page %d " % number * 512)
-    return image
-
-
 @pytest.fixture
 def filled(image_dir: Path) -> Iterator[HandImage]:
     image = make(image_dir / "disk.img")
@@ -84,32 +72,6 @@ def content(image: HandImage) -> dict[int, bytes]:
     with image.path.open("rb") as file:
         pages = SparseImage.load(file.fileno(), image.geometry.device_bytes).pages
     return {number: page for number, page in pages.items() if page.strip(b"\0")}
-
-
-def tree_of(path: Path) -> Tree:
-    """Return what a mount shows of each file: all but times and link counts."""
-    found: Tree = {}
-    with Volume.open(path) as volume:
-        _walk(volume, ROOT_INO, b"", found)
-    return found
-
-
-def _walk(volume: Volume, ino: int, where: bytes, found: Tree) -> None:
-    for entry in list(volume.readdir(ino)):
-        if entry.name in (b".", b".."):
-            continue
-        path, inode = where + b"/" + entry.name, volume.inode(entry.ino)
-        names = volume.listxattr(entry.ino)
-        shown: dict[str, Any] = {"mode": inode.mode, "size": inode.size}
-        shown["xattrs"] = {name: volume.getxattr(entry.ino, name) for name in names}
-        if stat.S_ISREG(inode.mode):
-            size = min(inode.size, 4 * EXTENT_BYTES)
-            shown["data"] = b"".join(volume.read(entry.ino, 0, size))
-        elif stat.S_ISLNK(inode.mode):
-            shown["data"] = volume.readlink(entry.ino)
-        found[path] = shown
-        if stat.S_ISDIR(inode.mode):
-            _walk(volume, entry.ino, path, found)
 
 
 def every_damage(function: Any) -> Any:
