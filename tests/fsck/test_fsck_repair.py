@@ -45,6 +45,8 @@ COSTS: dict[str, set[bytes]] = {
     "name_of_no_inode": {b"/dir/inner"},
     "directory_with_two_names": {b"/dir/inner"},
     "name_for_the_root": {b"/dir/inner"},
+    "empty_directory_with_a_leaf": {b"/dir/inner"},
+    "node_with_words_that_lead_nowhere": {b"/wide/name0"},
     "name_in_the_wrong_leaf": {b"/wide/name2"},
     "directory_word_malformed": {b"/wide/name0"},
     "directory_node_in_a_cycle": {b"/wide/name0"},

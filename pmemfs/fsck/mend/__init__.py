@@ -15,6 +15,7 @@ from pmemfs.fsck.mend.extents import (
     mend_beyond,
     mend_claimed_extents,
     mend_free_data,
+    mend_generations,
     mend_heads,
 )
 from pmemfs.fsck.mend.files import mend_files
@@ -41,6 +42,7 @@ MENDERS: list[tuple[tuple[str, ...], Callable[[Mending], None]]] = [
     (("control-fields",), mend_control),
     (("control-sequence",), mend_sequence),
     (("head-beyond",), mend_beyond),
+    (("head-generation",), mend_generations),
     (_HEADS, mend_heads),
     (("owner-word",), mend_words),
     (("owner-count",), mend_counts),

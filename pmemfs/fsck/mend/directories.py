@@ -66,7 +66,7 @@ def mend_directories(m: Mending) -> None:
     }
     for ino, found in gathered.items():
         checks = {check for check in m.report.subjects if ino in m.report.subjects[check]}
-        if checks == {"dir-entries"} and not found.lost:
+        if checks == {"dir-entries"} and found.entries and not found.lost:
             _mend_count(m, ino, len(found.entries))
         else:
             rebuild(m, ino, found)

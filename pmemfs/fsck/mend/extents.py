@@ -34,7 +34,7 @@ from pmemfs.layout.geometry import (
     pfn_to_extent,
     pfn_to_offset,
 )
-from pmemfs.layout.records import DIRECTORY_LEAF, INODE, Kind, MapKind, Role
+from pmemfs.layout.records import DIRECTORY_LEAF, HEAD, INODE, Kind, MapKind, Role
 from pmemfs.layout.words import INO_MASK, PFN_MASK, WHOLE, owner_index, owner_ino
 
 _SUMMED_BYTES = INODE.offset_of["checksum"]
@@ -58,6 +58,14 @@ def mend_free_data(m: Mending) -> None:
     if m.draft.begin("free-data", f"return {len(extents)} free extents, to be discarded"):
         for extent in extents:
             m.draft.put_head(extent, Kind.RETURNED)
+
+
+def mend_generations(m: Mending) -> None:
+    """Clear what a later mount would take for its own split table; the wear stays."""
+    at, stop = HEAD.offset_of["generation"], HEAD.offset_of["wear"]
+    for extent in m.subjects("head-generation"):
+        if m.draft.begin("head-generation", f"void the split table of extent {extent}"):
+            m.draft.put(m.image.geometry.head_offset(extent) + at, bytes(stop - at))
 
 
 def mend_heads(m: Mending) -> None:

@@ -29,6 +29,7 @@ from pmemfs.layout.records import (
     DIRECTORY_LEAF,
     INLINE_BYTES,
     MAP_WORDS,
+    InodeFlag,
     MapKind,
     Role,
 )
@@ -185,6 +186,8 @@ def _clear_strays(m: Mending, ino: int, kind: int) -> None:
     fields: dict[str, Any] = {"reserved0": 0, "reserved1": 0}
     fields["mode"] = record["mode"] & 0xFFFF
     fields["flags"] = record["flags"] & KNOWN_FLAGS
+    if kind != REGULAR:
+        fields["flags"] &= ~InodeFlag.PREALLOCATED
     if kind not in (CHARACTER, BLOCK):
         fields["rdev"] = 0
     if kind != DIRECTORY:

@@ -128,7 +128,7 @@ class Mending:
 
     def _free_pages(self, kind: Kind) -> Iterator[int]:
         for extents, words, rows in self.owners.batches():
-            free = (words == 0) & ~self.owners.claimed(rows)
+            free = (words == 0) & ~self.owners.wanted(rows)
             free &= (self.extents.kind[extents] == kind)[:, None]
             free[:, 0] = False
             for row, slot in np.argwhere(free).tolist():
@@ -142,6 +142,7 @@ class Mending:
     def free_extents(self, *, empty: bool = False) -> Iterator[int]:
         """Iterate free extents, then returned ones; with ``empty`` those only without data."""
         claimed = {pfn_to_extent(pfn) for pfn in self.wanted}
+        claimed |= set(np.flatnonzero(self.extents.disputed).tolist())
         free = [self.extents.of_kind(Kind.FREE), self.extents.of_kind(Kind.RETURNED)]
         for extent in np.concatenate(free).tolist():
             if extent in claimed or self.extents.kind[extent] not in (Kind.FREE, Kind.RETURNED):
