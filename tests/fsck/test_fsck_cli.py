@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 from fsck_image import HandImage
 
-from pmemfs.cli.fsck import fsck_command
+from pmemfs.cli.fsck import fsck_command, print_each
 from pmemfs.cli.helpers import fsck_helper
+from pmemfs.fsck import Repair, Risk
 from pmemfs.image import Image
 
 
@@ -124,6 +125,24 @@ def test_asks_on_a_terminal(
     assert "to do: owner-count: count 6 pages in use in extent 4" in result.stdout
     assert (image.path.read_bytes() == before) == (answers[2] == "n")
     assert ("nothing was written" in result.stdout) == (answers[2] == "n")
+
+
+def test_an_image_that_is_only_not_closed_may_stay_so(
+    image: HandImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pmemfs.cli.fsck._on_terminal", lambda: True)
+    image.patch_control(state=1)
+    before = image.path.read_bytes()
+    assert CliRunner().invoke(fsck_command, [str(image.path)], input="n\n").exit_code == 0
+    assert image.path.read_bytes() == before
+    assert CliRunner().invoke(fsck_command, [str(image.path)], input="y\n").exit_code == 1
+
+
+def test_many_repairs_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    print_each("mended", [Repair("link-count", f"number {i}", Risk.SAFE) for i in range(150)])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 101
+    assert lines[-1] == "mended: link-count: and 50 more"
 
 
 def test_an_answer_that_does_not_come_is_an_interruption(
