@@ -17,7 +17,7 @@ from pmemfs.fsck.draft import Risk
 from pmemfs.fsck.inodes import DIRECTORY
 from pmemfs.fsck.leaves import NUMBER_MASK, Entry, Leaf, name_hash
 from pmemfs.fsck.mend.mending import Belongings, Mending
-from pmemfs.fsck.mend.trie import NoPageError, build_directory
+from pmemfs.fsck.mend.trie import build_directory
 from pmemfs.layout.geometry import (
     NAME_MAX,
     PAGE_BYTES,
@@ -102,8 +102,8 @@ def rebuild(m: Mending, ino: int, gathered: Gathered) -> None:
         store_entries(m, ino, gathered)
 
 
-def store_entries(m: Mending, ino: int, gathered: Gathered) -> bool:
-    """Build a directory anew, as part of the repair that has begun; False without space."""
+def store_entries(m: Mending, ino: int, gathered: Gathered) -> None:
+    """Build a directory anew, as part of the repair that has begun."""
     reuse = list(gathered.pages)
     kept = set(reuse)
 
@@ -112,11 +112,7 @@ def store_entries(m: Mending, ino: int, gathered: Gathered) -> bool:
         kept.discard(pfn)
         return pfn
 
-    try:
-        word = build_directory(ino, gathered.entries, store_page)
-    except NoPageError:
-        m.draft.block(f"there is no free page to build directory {ino} anew")
-        return False
+    word = build_directory(ino, gathered.entries, store_page)
     m.draft.patch_inode(
         m.offset(ino),
         map_kind=MapKind.DIRECTORY,
@@ -126,7 +122,6 @@ def store_entries(m: Mending, ino: int, gathered: Gathered) -> bool:
     )
     for pfn in sorted(kept):
         m.free_page(pfn)
-    return True
 
 
 def types_by_name(m: Mending, inos: set[int]) -> dict[int, int]:

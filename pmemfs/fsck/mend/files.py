@@ -14,13 +14,15 @@ this order, for each file whose map and owner words disagree:
 
 from __future__ import annotations
 
+import contextlib
+
 from pmemfs.fsck.draft import Risk
 from pmemfs.fsck.inodes import REGULAR, SYMLINK
 from pmemfs.fsck.mend.attributes import mend_symlink, mend_xattr
 from pmemfs.fsck.mend.extents import FREE_KINDS
 from pmemfs.fsck.mend.filemap import FileMap, build_map, read_map
 from pmemfs.fsck.mend.links import put_on_orphan_list
-from pmemfs.fsck.mend.mending import Belongings, Mending
+from pmemfs.fsck.mend.mending import Belongings, Mending, NoPageError
 from pmemfs.layout.geometry import (
     EXTENT_BYTES,
     PAGE_BYTES,
@@ -241,9 +243,6 @@ class _File:
             return pfn
 
         fields = build_map(wanted, store_node)
-        if fields is None:
-            self.m.draft.block(f"there is no free page to rebuild the map of inode {self.ino}")
-            return
         self.m.draft.patch_inode(self.m.offset(self.ino), pages=wanted.pages, **fields)
         for pfn in sorted(kept | set(self.map.nodes)):
             if self._owns(pfn, Role.MAP, Kind.METADATA):
@@ -257,9 +256,9 @@ class _File:
                 continue
             start = pfn_to_offset(self.map.small[index])
             data = bytes(view[start : start + PAGE_BYTES])
-            pfn = self.m.new_page(Kind.SMALL, owner_word(self.ino, index), data, [])
-            if pfn:
-                wanted.small[index] = pfn
+            with contextlib.suppress(NoPageError):
+                word = owner_word(self.ino, index)
+                wanted.small[index] = self.m.new_page(Kind.SMALL, word, data, [])
         for piece in sorted(~i for i in doubles if i < 0):
             extent = next(self.m.free_extents(), None)
             if extent is not None and self._is_data(extent_to_pfn(self.map.whole[piece])):

@@ -14,6 +14,7 @@ import numpy as np
 
 from pmemfs.fsck.draft import Draft, Way
 from pmemfs.fsck.host import is_present, read_present
+from pmemfs.fsck.journal import MAX_PAYLOAD_BYTES
 from pmemfs.fsck.passes import Checker
 from pmemfs.layout.geometry import (
     EXTENT_BYTES,
@@ -25,6 +26,12 @@ from pmemfs.layout.geometry import (
 )
 from pmemfs.layout.records import INODE, Kind
 from pmemfs.layout.words import INO_MASK, owner_index, owner_ino
+
+_SPARE_BYTES = 4 * PAGE_BYTES  # a page, its owner word and head, the inode, what frees nothing
+
+
+class NoPageError(Exception):
+    """There is no free page for what a repair has to write."""
 
 
 @dataclass
@@ -106,12 +113,12 @@ class Mending:
     def new_page(self, kind: Kind, word: int, data: bytes, reuse: list[int]) -> int:
         """Store a page that nothing refers to yet, and its owner word; return its pfn.
 
-        Without a free page, one of ``reuse`` is taken and stored through the journal. 0 if there
-        is none.
+        Without a free page, one of ``reuse`` is taken and stored through the journal: these are
+        in use, so the repair must stay within one transaction. Raises `NoPageError`.
         """
         pfn = next(self._free.setdefault(kind, self._free_pages(kind)), 0)
-        if not pfn and not reuse:
-            return 0
+        if not pfn and (not reuse or self.draft.logged_bytes() > MAX_PAYLOAD_BYTES - _SPARE_BYTES):
+            raise NoPageError
         way = Way.FRESH if pfn else Way.LOGGED
         pfn = pfn or reuse.pop()
         self.draft.put(pfn_to_offset(pfn), data.ljust(PAGE_BYTES, b"\0"), way)
