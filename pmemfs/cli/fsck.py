@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from pmemfs.errors import PmemfsError
 from pmemfs.fsck import Decide, Plan, Repair, Report, Risk, check, everything, only_safe, repair
+from pmemfs.fsck.report import KEPT_PER_CHECK
 from pmemfs.fuse.mounts import wait_until_closed
 from pmemfs.image import Image
 
@@ -138,9 +140,9 @@ def _repair(path: str, as_json: bool, decide: Decide, asks: bool) -> int:
         click.echo(json.dumps(plan.to_dict(), indent=2))
     else:
         _print_repairs(plan)
-    if not plan.is_complete or (plan.repairs and not plan.is_made):
-        return EXIT_UNCORRECTED
-    return EXIT_MENDED if plan.is_made else EXIT_CLEAN
+    if plan.is_made and plan.is_complete:
+        return EXIT_MENDED
+    return EXIT_CLEAN if plan.found.is_clean and not plan.declined else EXIT_UNCORRECTED
 
 
 class _Questions:
@@ -159,15 +161,25 @@ class _Questions:
     def confirm(self, plan: Plan) -> bool:
         """Ask before anything is written."""
         self._bar.pause()
-        for made in plan.repairs:
-            _print(f"to do: {made}")
+        print_each("to do", plan.repairs)
         n = len(plan.repairs)
         return click.confirm(f"Make {'this repair' if n == 1 else f'these {n} repairs'}?")
 
 
+def print_each(word: str, repairs: list[Repair]) -> None:
+    """Print repairs, of each check the first `KEPT_PER_CHECK`."""
+    counts: Counter[str] = Counter()
+    for one in repairs:
+        counts[one.check] += 1
+        if counts[one.check] <= KEPT_PER_CHECK:
+            _print(f"{word}: {one}")
+    for check_id, n in counts.items():
+        if n > KEPT_PER_CHECK:
+            _print(f"{word}: {check_id}: and {n - KEPT_PER_CHECK} more")
+
+
 def _print_repairs(plan: Plan) -> None:
-    for made in plan.repairs if plan.is_made else ():
-        _print(f"mended: {made}")
+    print_each("mended", plan.repairs if plan.is_made else [])
     for refused in plan.declined:
         _print(f"left: {refused} (this may lose something)")
     for reason in plan.blocked:

@@ -39,7 +39,7 @@ def mkfs_command(image: str, size_bytes: int, label: str, force: bool) -> None:
     """Make an image: a sparse file that grows as it is used, mode 0600.
 
     The size is rounded down to 2 MiB. A size that the host file system refuses is answered with
-    the largest that it allows.
+    the largest that it allows. The root has a directory lost+found, which fsck uses.
 
     \b
     Examples:
@@ -47,7 +47,7 @@ def mkfs_command(image: str, size_bytes: int, label: str, force: bool) -> None:
       pmemfs mkfs disk.img --size 8T --label archive
       pmemfs mkfs disk.img --size 64M --force
     """
-    geometry = Volume.format(image, size_bytes, label=label, force=force)
+    geometry = Volume.format(image, size_bytes, label=label, force=force, lost_found=True)
     made = Image.open(image, lock="none")
     identity = uuid.UUID(bytes=made.superblock["uuid"])
     made.close()

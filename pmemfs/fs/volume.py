@@ -178,10 +178,15 @@ class Volume:
 
     @staticmethod
     def format(
-        path: str | os.PathLike[str], size_bytes: int, *, label: str = "", force: bool = False
+        path: str | os.PathLike[str],
+        size_bytes: int,
+        *,
+        label: str = "",
+        force: bool = False,
+        lost_found: bool = False,
     ) -> Geometry:
         """Make an image; see `pmemfs.fs.format.format_image`."""
-        return format_image(path, size_bytes, label=label, force=force)
+        return format_image(path, size_bytes, label=label, force=force, lost_found=lost_found)
 
     @classmethod
     def open(

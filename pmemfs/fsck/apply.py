@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 from pmemfs.device import MappedDevice
-from pmemfs.fsck.draft import Repair, Store, Way
+from pmemfs.fsck.draft import Repair, Store, Way, payload_bytes
 from pmemfs.fsck.journal import MAX_PAYLOAD_BYTES, Transaction, iter_stores
 from pmemfs.image import Image
 from pmemfs.layout.geometry import (
@@ -115,26 +115,19 @@ def _batches(repairs: list[Repair]) -> Iterator[list[Store]]:
     size = 0
     for repair in repairs:
         stores = [store for store in repair.stores if store.way != Way.PLAIN]
-        whole = sum(map(_payload_bytes, stores))
+        whole = sum(map(payload_bytes, stores))
         fresh = any(store.way == Way.FRESH for store in stores)
         if batch and (fresh or size + whole > MAX_PAYLOAD_BYTES):
             yield batch
             batch, size = [], 0
         for store in stores:
-            if size + _payload_bytes(store) > MAX_PAYLOAD_BYTES:
+            if size + payload_bytes(store) > MAX_PAYLOAD_BYTES:
                 yield batch
                 batch, size = [], 0
             batch.append(store)
-            size += _payload_bytes(store)
+            size += payload_bytes(store)
     if batch:
         yield batch
-
-
-def _payload_bytes(store: Store) -> int:
-    if store.way == Way.FRESH:
-        return 0
-    length = len(store.data)
-    return JOURNAL_ENTRY.size_bytes + length + (-length % WORD_BYTES)
 
 
 def _commit(device: MappedDevice, batch: list[Store], sequence: int) -> None:

@@ -65,6 +65,9 @@ class _DirectoryWalk:
         if entries != self.entries and not self.broken:
             message = f"directory {self.ino} counts {entries} entries, it has {self.entries}"
             yield Finding("dir-entries", message, offset, self.ino)
+        elif not entries and int(record["map"][0]) and not self.broken:
+            message = f"directory {self.ino} has no entries, but pages"
+            yield Finding("dir-entries", message, offset, self.ino)
         elif self.entries and not record["nlink"]:
             message = f"directory {self.ino} has been removed, but has {self.entries} entries"
             yield Finding("dir-entries", message, offset, self.ino)
@@ -99,8 +102,14 @@ class _DirectoryWalk:
             word, count = int(words[first]), stop - first
             offset = pfn_to_offset(pfn) + first * WORD_BYTES
             fold = count.bit_length() - 1  # a leaf in 2 ** fold words decides so many bits less
+            if not word:
+                message = (
+                    f"a node of directory {self.ino} has nothing in words {first} to {stop - 1}"
+                )
+                yield Finding("dir-node", message, offset, self.ino)
+                continue
             even = count == 1 << fold and first % count == 0
-            if word and (not even or (word & NODE and count != 1)):
+            if not even or (word & NODE and count != 1):
                 self.broken = True
                 message = (
                     f"a node of directory {self.ino} has a page in words {first} to {stop - 1}"

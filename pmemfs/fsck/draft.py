@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from pmemfs.errors import InvariantError
 from pmemfs.fsck.owners import owner_word_offset
 from pmemfs.image import Image
-from pmemfs.layout.geometry import CONTROL_OFFSET, HEAD_DURABLE_BYTES, pfn_to_extent
-from pmemfs.layout.records import CONTROL, HEAD, INODE, NOTHING_TO_REPLAY, Kind, seal
+from pmemfs.layout.geometry import CONTROL_OFFSET, HEAD_DURABLE_BYTES, WORD_BYTES, pfn_to_extent
+from pmemfs.layout.records import CONTROL, HEAD, INODE, JOURNAL_ENTRY, NOTHING_TO_REPLAY, Kind, seal
 
 
 class Risk(Enum):
@@ -47,6 +47,14 @@ class Store(NamedTuple):
     offset: int
     data: bytes
     way: Way
+
+
+def payload_bytes(store: Store) -> int:
+    """Return what a store takes in a journal slot, in bytes."""
+    if store.way != Way.LOGGED:
+        return 0
+    length = len(store.data)
+    return JOURNAL_ENTRY.size_bytes + length + (-length % WORD_BYTES)
 
 
 @dataclass
@@ -102,6 +110,7 @@ class Draft:
         self.declined: list[Repair] = []
         self.blocked: list[str] = []
         self._decide = decide
+        self._before: list[tuple[int, bytes]] = []
 
     def begin(self, check: str, sentence: str, risk: Risk = Risk.SAFE) -> bool:
         """Start a repair, to which all stores belong until the next; False if it is declined."""
@@ -110,7 +119,20 @@ class Draft:
             self.declined.append(repair)
             return False
         self.repairs.append(repair)
+        self._before = []
         return True
+
+    def undo(self, why: str) -> None:
+        """Take the repair that has begun back, since it cannot be made."""
+        for offset, data in reversed(self._before):
+            self.image.device.store(offset, data)
+        self._before = []
+        self.repairs.pop()
+        self.block(why)
+
+    def logged_bytes(self) -> int:
+        """Return what the repair that has begun will take in the journal, in bytes."""
+        return sum(payload_bytes(store) for store in self.repairs[-1].stores)
 
     def block(self, sentence: str) -> None:
         """Note something that cannot be mended, once."""
@@ -119,8 +141,10 @@ class Draft:
 
     def put(self, offset: int, data: bytes, way: Way = Way.LOGGED) -> None:
         """Store into the draft; bytes that are there already cost nothing."""
-        if self.image.device.view[offset : offset + len(data)] == data:
+        before = bytes(self.image.device.view[offset : offset + len(data)])
+        if before == data:
             return
+        self._before.append((offset, before))
         self.image.device.store(offset, data)
         self.repairs[-1].stores.append(Store(offset, bytes(data), way))
 

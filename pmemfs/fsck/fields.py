@@ -94,6 +94,8 @@ def _has_strays(types: Columns, records: Columns) -> Columns:
     strays = (records["reserved0"] != 0) | (records["reserved1"] != 0)
     strays |= records["mode"] > 0xFFFF
     strays |= (records["flags"] & ~np.uint32(KNOWN_FLAGS)) != 0
+    preallocated = (records["flags"] & np.uint32(InodeFlag.PREALLOCATED)) != 0
+    strays |= (types != REGULAR) & (types != UNKNOWN_TYPE) & preallocated
     strays |= ~device & (records["rdev"] != 0)
     strays |= (types != DIRECTORY) & ((records["entries"] != 0) | (records["parent"] != 0))
     return strays

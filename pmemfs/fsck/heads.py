@@ -2,7 +2,7 @@
 
 Only those pages of the head table are read that exist in the sparse file. Everything later
 asks `ExtentTable` for the kind of an extent before it follows a number into it. The transient
-halves are void on an unmounted image and are not looked at.
+halves are void on an unmounted image; only that they stay so is checked.
 """
 
 from __future__ import annotations
@@ -47,13 +47,15 @@ Tick = Callable[[int, int], None]
 class ExtentTable:
     """``kind`` of every extent, shape ``(n_extents,) uint8``, and which whole ones are mapped.
 
-    An unknown kind is `UNKNOWN_KIND`. Arrays start as lazy zeros: what nobody used costs nothing.
+    ``disputed`` are those that a map has, though they are something else. An unknown kind is
+    `UNKNOWN_KIND`. Arrays start as lazy zeros: what nobody used costs nothing.
     """
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
         self.kind = np.zeros(geometry.n_extents, np.uint8)
         self.whole_claimed = np.zeros(geometry.n_extents, np.bool_)
+        self.disputed = np.zeros(geometry.n_extents, np.bool_)
 
     def of_kind(self, *kinds: Kind) -> NDArray[np.int64]:
         """Return the numbers of all extents of these kinds, in order."""
@@ -76,6 +78,7 @@ def check_heads(image: Image, extents: ExtentTable, tick: Tick) -> Iterator[Find
             tick(start, extents.geometry.n_extents)
             heads = np.array(image.heads[start : min(start + BATCH_HEADS, stop)])
             yield from _check_batch(image.geometry, start, heads, extents)
+            yield from _check_generations(image, start, heads)
     yield from _check_fixed(extents)
     yield from _check_beyond(image)
 
@@ -98,6 +101,15 @@ def _check_batch(
         yield Finding("head-free", message, geometry.head_offset(extent), extent)
     yield from _check_checksums(geometry, start, heads)
     yield from _check_fields(geometry, start, heads)
+
+
+def _check_generations(image: Image, start: int, heads: NDArray[Any]) -> Iterator[Finding]:
+    """Yield heads whose transient half a later mount would believe."""
+    beyond = heads["generation"] > np.uint64(image.control()["generation"])
+    for place in np.flatnonzero(beyond).tolist():
+        extent, generation = start + place, heads["generation"][place]
+        message = f"extent {extent} was split under mount generation {generation}, not yet reached"
+        yield Finding("head-generation", message, image.geometry.head_offset(extent), extent)
 
 
 def _check_checksums(geometry: Geometry, start: int, heads: NDArray[Any]) -> Iterator[Finding]:

@@ -120,6 +120,7 @@ class MapChecker:
         agree = (heads["owner"] == inos[found]) & (heads["index"] == index[found])
         success[found[~agree]] = False
         self.extents.whole_claimed[numbers[success]] = True
+        self.extents.disputed[known[~success]] = True
         return success
 
     def _mismatch(self, kind: Kind, ino: int, index: int, place: int) -> Finding:

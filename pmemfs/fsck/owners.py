@@ -47,12 +47,14 @@ class OwnerPages:
     def __init__(self, image: Image, extents: ExtentTable) -> None:
         self.device = image.device
         self.kind = extents.kind
+        self.disputed_extents = extents.disputed
         self.n_pages = image.geometry.n_pages
         self.extents = extents.of_kind(Kind.SMALL, Kind.METADATA)
         self.used = np.array(image.heads["used"][self.extents])
         self._row = np.zeros(image.geometry.n_extents, np.int32)
         self._row[self.extents] = np.arange(len(self.extents))
         self._claimed = np.zeros((len(self.extents), PAGES_PER_EXTENT), np.bool_)
+        self._disputed = np.zeros_like(self._claimed)
         self._present = np.array(
             [
                 is_present(image.device, extent_to_offset(extent), PAGE_BYTES)
@@ -78,9 +80,10 @@ class OwnerPages:
         left[:, 0] = False
         return left
 
-    def claimed(self, rows: slice) -> NDArray[np.bool_]:
-        """Tell which pages of a batch a map has claimed."""
-        return self._claimed[rows]
+    def wanted(self, rows: slice) -> NDArray[np.bool_]:
+        """Tell which pages of a batch a map claims, in vain or not."""
+        wanted: NDArray[np.bool_] = self._claimed[rows] | self._disputed[rows]
+        return wanted
 
     def is_claimed(self, pfn: int) -> bool:
         """Tell whether a map has claimed a page of a small or metadata extent."""
@@ -109,10 +112,26 @@ class OwnerPages:
         success = self.words_at(pfns, kind) == owners
         claimed = pfns[success]
         self._claimed[self._row[claimed >> EXTENT_PAGE_SHIFT], claimed & _SLOT_MASK] = True
+        if len(claimed) < len(pfns):
+            self._dispute(pfns[~success])
         return success
+
+    def _dispute(self, pfns: NDArray[np.int64]) -> None:
+        """Remember pages that a map claims in vain: they are not free for a repair."""
+        pfns = pfns[(pfns >= 0) & (pfns < self.n_pages)]
+        extents = pfns >> EXTENT_PAGE_SHIFT
+        here = np.isin(self.kind[extents], (Kind.SMALL, Kind.METADATA))
+        self._disputed[self._row[extents[here]], pfns[here] & _SLOT_MASK] = True
+        self.disputed_extents[extents[~here]] = True
 
     def claim_metadata(self, pfn: int, ino: int, role: Role) -> Finding | None:
         """Claim one metadata page; return what is wrong, or None. No page is claimed twice."""
+        finding = self._claim_metadata(pfn, ino, role)
+        if finding is not None and pfn < self.n_pages:
+            self._dispute(np.array([pfn], np.int64))
+        return finding
+
+    def _claim_metadata(self, pfn: int, ino: int, role: Role) -> Finding | None:
         wanted = owner_word(ino, role)
         if not 0 <= pfn < self.n_pages or self.kind[pfn_to_extent(pfn)] != Kind.METADATA:
             return self.mismatch(pfn, wanted, Kind.METADATA)

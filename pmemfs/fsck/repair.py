@@ -25,7 +25,7 @@ from pmemfs.fsck.apply import apply
 from pmemfs.fsck.draft import Decide, Draft, Repair, Risk
 from pmemfs.fsck.journal import Transaction, read_transaction
 from pmemfs.fsck.mend import MENDERS
-from pmemfs.fsck.mend.mending import Mending
+from pmemfs.fsck.mend.mending import Mending, NoPageError
 from pmemfs.fsck.passes import Checker, Progress
 from pmemfs.fsck.report import Report
 from pmemfs.image import Image, lock_image, open_file, unlock_image
@@ -217,7 +217,10 @@ def _mend_lowest(draft: Draft, checker: Checker, now_ns: int) -> bool:
     for checks, mender in MENDERS:
         if any(check in checker.report.counts for check in checks):
             first = len(draft.repairs)
-            mender(Mending(draft, checker, now_ns))
+            try:
+                mender(Mending(draft, checker, now_ns))
+            except NoPageError:
+                draft.undo(f"there is no free page for this: {draft.repairs[-1]}")
             if draft.declined or any(made.stores for made in draft.repairs[first:]):
                 return True
     return False

@@ -11,7 +11,13 @@ from collections.abc import Callable
 
 from pmemfs.fsck.mend.chunks import mend_chunks, mend_indexes
 from pmemfs.fsck.mend.directories import DIRECTORY_CHECKS, mend_directories
-from pmemfs.fsck.mend.extents import mend_beyond, mend_free_data, mend_heads
+from pmemfs.fsck.mend.extents import (
+    mend_beyond,
+    mend_claimed_extents,
+    mend_free_data,
+    mend_generations,
+    mend_heads,
+)
 from pmemfs.fsck.mend.files import mend_files
 from pmemfs.fsck.mend.inodes import mend_inodes, mend_root
 from pmemfs.fsck.mend.links import mend_links, mend_orphans, mend_unreachable
@@ -36,6 +42,7 @@ MENDERS: list[tuple[tuple[str, ...], Callable[[Mending], None]]] = [
     (("control-fields",), mend_control),
     (("control-sequence",), mend_sequence),
     (("head-beyond",), mend_beyond),
+    (("head-generation",), mend_generations),
     (_HEADS, mend_heads),
     (("owner-word",), mend_words),
     (("owner-count",), mend_counts),
@@ -44,6 +51,7 @@ MENDERS: list[tuple[tuple[str, ...], Callable[[Mending], None]]] = [
     (("chunk-frontier", "chunk-used", "chunk-chain", "inode-zero"), mend_chunks),
     (("root-missing",), mend_root),
     (("orphan-list",), mend_orphans),
+    (("map-extent",), mend_claimed_extents),
     ((*_MAPS, *_CONTENTS), mend_files),
     ((*_MAPS, *DIRECTORY_CHECKS, "owner-unmapped"), mend_directories),
     (("owner-unmapped", "owner-inode"), mend_unclaimed),

@@ -17,11 +17,12 @@ from pmemfs.fsck.draft import Risk
 from pmemfs.fsck.inodes import DIRECTORY
 from pmemfs.fsck.leaves import NUMBER_MASK, Entry, Leaf, name_hash
 from pmemfs.fsck.mend.mending import Belongings, Mending
-from pmemfs.fsck.mend.trie import NoPageError, build_directory
+from pmemfs.fsck.mend.trie import build_directory
 from pmemfs.layout.geometry import (
     NAME_MAX,
     PAGE_BYTES,
     ROOT_INO,
+    extent_to_pfn,
     pfn_to_extent,
     pfn_to_offset,
     pfn_to_slot,
@@ -65,7 +66,7 @@ def mend_directories(m: Mending) -> None:
     }
     for ino, found in gathered.items():
         checks = {check for check in m.report.subjects if ino in m.report.subjects[check]}
-        if checks == {"dir-entries"} and not found.lost:
+        if checks == {"dir-entries"} and found.entries and not found.lost:
             _mend_count(m, ino, len(found.entries))
         else:
             rebuild(m, ino, found)
@@ -101,8 +102,8 @@ def rebuild(m: Mending, ino: int, gathered: Gathered) -> None:
         store_entries(m, ino, gathered)
 
 
-def store_entries(m: Mending, ino: int, gathered: Gathered) -> bool:
-    """Build a directory anew, as part of the repair that has begun; False without space."""
+def store_entries(m: Mending, ino: int, gathered: Gathered) -> None:
+    """Build a directory anew, as part of the repair that has begun."""
     reuse = list(gathered.pages)
     kept = set(reuse)
 
@@ -111,11 +112,7 @@ def store_entries(m: Mending, ino: int, gathered: Gathered) -> bool:
         kept.discard(pfn)
         return pfn
 
-    try:
-        word = build_directory(ino, gathered.entries, store_page)
-    except NoPageError:
-        m.draft.block(f"there is no free page to build directory {ino} anew")
-        return False
+    word = build_directory(ino, gathered.entries, store_page)
     m.draft.patch_inode(
         m.offset(ino),
         map_kind=MapKind.DIRECTORY,
@@ -125,7 +122,22 @@ def store_entries(m: Mending, ino: int, gathered: Gathered) -> bool:
     )
     for pfn in sorted(kept):
         m.free_page(pfn)
-    return True
+
+
+def types_by_name(m: Mending, inos: set[int]) -> dict[int, int]:
+    """Return the type that names say of inodes, from all leaves there are."""
+    types: dict[int, int] = {}
+    first, size = DIRECTORY_LEAF.size_bytes, _MAX_SLOTS * DIRECTORY_SLOT.size_bytes
+    wanted = np.array(sorted(inos), np.uint32)
+    for extents, words, _ in m.owners.batches():
+        leaves = words >> np.uint64(32) == Role.DIRECTORY_LEAF
+        leaves &= (m.extents.kind[extents] == Kind.METADATA)[:, None]
+        for row, place in np.argwhere(leaves).tolist():
+            page = _page(m, extent_to_pfn(int(extents[row])) + place)
+            slots = np.frombuffer(page[first : first + size], DIRECTORY_SLOT.dtype)
+            named = slots[(slots["cookie"] != 0) & np.isin(slots["ino"], wanted)]
+            types |= dict(zip(named["ino"].tolist(), named["type"].tolist()))
+    return types
 
 
 # -- gathering -----------------------------------------------------------------------------------
@@ -160,18 +172,32 @@ def _leaves(m: Mending, ino: int, mine: Belongings) -> list[int]:
     owned = mine.pages.get(Role.DIRECTORY_LEAF, [])
     nodes = set(mine.pages.get(Role.DIRECTORY_NODE, []))
     reached: dict[int, None] = {}
+    seen: set[int] = set()
     todo = [(m.record(ino)["map"][0], 0)]
     while todo:
         word, bits = todo.pop()
         pfn = word & PFN_MASK
-        if word == pfn | NODE and bits <= MAX_BITS and pfn in nodes:
-            nodes.discard(pfn)
+        if word == pfn | NODE and bits <= MAX_BITS and pfn not in seen:
+            seen.add(pfn)
+            if pfn not in nodes and not _could_be_node(m, pfn):
+                continue
             words = np.unique(np.frombuffer(_page(m, pfn), "<u8"))
             todo += [(int(word), bits + NODE_BITS) for word in words if word]
         elif word == pfn and word and _could_be_leaf(m, ino, pfn):
             reached[pfn] = None
-    m.wanted.update(reached)
+    m.wanted.update(reached, seen)
     return list(reached | dict.fromkeys(owned))
+
+
+def _could_be_node(m: Mending, pfn: int) -> bool:
+    """Tell whether a page that is nobody's is a node, by its words."""
+    if not 0 < pfn < m.image.geometry.n_pages or not pfn_to_slot(pfn):
+        return False
+    if m.extents.kind[pfn_to_extent(pfn)] != Kind.METADATA or m.owners.is_claimed(pfn):
+        return False
+    words = np.frombuffer(_page(m, pfn), "<u8")
+    below = words & np.uint64(PFN_MASK)
+    return bool((words & ~np.uint64(PFN_MASK | NODE) == 0).all() and (below > 0).all())
 
 
 def _could_be_leaf(m: Mending, ino: int, pfn: int) -> bool:

@@ -20,6 +20,7 @@ from pmemfs.fsck.fields import MAX_TREE_HEIGHT
 from pmemfs.fsck.host import ZERO_STRIDE_BYTES, is_present, read_present
 from pmemfs.fsck.inodes import MAX_CHUNKS, REGULAR, TYPES
 from pmemfs.fsck.maps import RunWords
+from pmemfs.fsck.mend.filemap import read_map
 from pmemfs.fsck.mend.mending import Mending
 from pmemfs.fsck.report import kind_name
 from pmemfs.layout.geometry import (
@@ -30,12 +31,14 @@ from pmemfs.layout.geometry import (
     PAGE_BYTES,
     PAGES_PER_EXTENT,
     extent_to_offset,
+    pfn_to_extent,
     pfn_to_offset,
 )
-from pmemfs.layout.records import DIRECTORY_LEAF, INODE, Kind, MapKind, Role
+from pmemfs.layout.records import DIRECTORY_LEAF, HEAD, INODE, Kind, MapKind, Role
 from pmemfs.layout.words import INO_MASK, PFN_MASK, WHOLE, owner_index, owner_ino
 
 _SUMMED_BYTES = INODE.offset_of["checksum"]
+FREE_KINDS = (Kind.FREE, Kind.RETURNED, Kind.DESCRIPTOR)
 _LOSING = (Kind.WHOLE, Kind.SMALL, Kind.METADATA, Kind.INODES)
 Words = NDArray[np.uint64]
 
@@ -57,6 +60,14 @@ def mend_free_data(m: Mending) -> None:
             m.draft.put_head(extent, Kind.RETURNED)
 
 
+def mend_generations(m: Mending) -> None:
+    """Clear what a later mount would take for its own split table; the wear stays."""
+    at, stop = HEAD.offset_of["generation"], HEAD.offset_of["wear"]
+    for extent in m.subjects("head-generation"):
+        if m.draft.begin("head-generation", f"void the split table of extent {extent}"):
+            m.draft.put(m.image.geometry.head_offset(extent) + at, bytes(stop - at))
+
+
 def mend_heads(m: Mending) -> None:
     """Rebuild each damaged head. Those of inodes go first: they lead to the maps."""
     damaged = m.subjects("head-kind", "head-checksum", "head-free", "head-fixed")
@@ -74,6 +85,41 @@ def mend_heads(m: Mending) -> None:
             m.draft.put_head(extent, **_proper(m, extent, kind, evidence))
 
 
+def mend_claimed_extents(m: Mending) -> None:
+    """Rebuild heads of extents that should be free, but are not, for maps have pages in them.
+
+    An extent without owner words is left to those who claim its pages.
+    """
+    evidence = Evidence(m)
+    for extent, claimed in sorted(claimed_extents(m, m.subjects("map-extent")).items()):
+        if m.extents.kind[extent] not in FREE_KINDS or extent < m.image.geometry.fixed_extents:
+            continue
+        kind, _ = evidence.decide(extent, claimed)
+        if kind == Kind.RETURNED:
+            continue
+        sentence = f"make the head of extent {extent} that of a {kind_name(kind)} extent again"
+        if m.draft.begin("map-extent", sentence):
+            m.draft.put_head(extent, **_proper(m, extent, kind, evidence))
+
+
+def claimed_extents(m: Mending, inos: list[int]) -> dict[int, Kind]:
+    """Return the extents that the maps of these inodes lead to, and what they should be."""
+    claimed: dict[int, Kind] = {}
+    n_pages = m.image.geometry.n_pages
+    for ino in inos:
+        record, kind = m.record(ino), m.type_of(ino)
+        pages = [record["xattr"]]
+        if kind == REGULAR:
+            found = read_map(record, n_pages, lambda pfn: bytes(m.read_page(pfn)))
+            claimed |= {pfn_to_extent(pfn): Kind.SMALL for pfn in found.small.values()}
+            claimed |= dict.fromkeys(found.whole.values(), Kind.WHOLE)
+            pages += found.nodes
+        elif record["map_kind"] in (MapKind.RUNS, MapKind.DIRECTORY):
+            pages.append(record["map"][0] & PFN_MASK)
+        claimed |= {pfn_to_extent(pfn): Kind.METADATA for pfn in pages if 0 < pfn < n_pages}
+    return {extent: kind for extent, kind in claimed.items() if extent < len(m.extents.kind)}
+
+
 def _proper(m: Mending, extent: int, kind: int, evidence: Evidence | None = None) -> dict[str, int]:
     """Return kind and fields that a head should have; those of chunks are mended later."""
     head = m.draft.head(extent)
@@ -89,8 +135,7 @@ def _proper(m: Mending, extent: int, kind: int, evidence: Evidence | None = None
         fields = {name: head[name] for name in names}
         if extent == m.image.geometry.first_inode_extent:
             fields["index"] = 0
-        if not 0 <= fields["frontier"] <= INODES_PER_EXTENT:
-            fields["frontier"] = INODES_PER_EXTENT
+        fields["frontier"] = used_places(read_records(m, extent))
         return {"kind": kind, **fields}
     return {"kind": kind}
 
@@ -105,6 +150,12 @@ def read_records(m: Mending, extent: int) -> NDArray[Any]:
     """Return an extent as inodes, shape ``(8192,)``; zeros where the host has holes."""
     data = read_present(m.image.device, extent_to_offset(extent), EXTENT_BYTES)
     return np.frombuffer(bytes(data), INODE.dtype)
+
+
+def used_places(records: NDArray[Any]) -> int:
+    """Return how many inodes of a chunk were ever used: behind the frontier all is zero."""
+    nonzero = records.view(np.uint8).reshape(len(records), -1).any(axis=1)
+    return int(np.flatnonzero(nonzero)[-1]) + 1 if nonzero.any() else 0
 
 
 def sealed_places(records: NDArray[Any]) -> list[int]:
@@ -171,8 +222,11 @@ class Evidence:
                     page = read_present(self.m.image.device, pfn_to_offset(pfn), PAGE_BYTES)
                     todo.append((np.frombuffer(bytes(page), "<u8"), height - 1, below))
 
-    def decide(self, extent: int) -> tuple[Kind, Risk]:
-        """Return what an extent is, and whether saying so may lose something."""
+    def decide(self, extent: int, claimed: Kind | None = None) -> tuple[Kind, Risk]:
+        """Return what an extent is, and whether saying so may lose something.
+
+        ``claimed`` is what those need it to be that refer to its pages.
+        """
         geometry = self.m.image.geometry
         if extent < geometry.fixed_extents:
             fixed = [Kind.FIXED] * geometry.first_inode_extent + [Kind.INODES, Kind.DESCRIPTOR]
@@ -184,7 +238,7 @@ class Evidence:
             return Kind.INODES, Risk.SAFE if said == Kind.INODES else Risk.LOSES
         words = owner_words(self.m, extent)
         if words.any() and not words[0] and (words[words != 0] & np.uint64(INO_MASK)).all():
-            return self._small_or_metadata(extent, words, said), Risk.SAFE
+            return claimed or self._small_or_metadata(extent, words, said), Risk.SAFE
         return Kind.RETURNED, Risk.LOSES if said in _LOSING else Risk.SAFE
 
     def _small_or_metadata(self, extent: int, words: Words, said: int) -> Kind:

@@ -119,8 +119,8 @@ def _read_tree(record: dict[str, Any], n_pages: int, read_node: ReadNode, found:
                 todo.append((np.frombuffer(page, "<u8"), height - 1, index))
 
 
-def build_map(wanted: FileMap, store_node: StoreNode) -> dict[str, Any] | None:
-    """Return the inode fields of a map with these pages; None where a node found no place.
+def build_map(wanted: FileMap, store_node: StoreNode) -> dict[str, Any]:
+    """Return the inode fields of a map with these pages.
 
     A piece that is whole has no small pages beside it.
     """
@@ -162,7 +162,7 @@ def _iter_runs(wanted: FileMap) -> Iterator[int]:
         reached = index + count
 
 
-def _build_tree(wanted: FileMap, store_node: StoreNode) -> dict[str, Any] | None:
+def _build_tree(wanted: FileMap, store_node: StoreNode) -> dict[str, Any]:
     """Build node pages level by level, from the pieces upwards."""
     level: dict[int, int] = {piece: extent * PAGES_PER_EXTENT | WHOLE
                              for piece, extent in wanted.whole.items()}  # fmt: skip
@@ -170,17 +170,12 @@ def _build_tree(wanted: FileMap, store_node: StoreNode) -> dict[str, Any] | None
     for piece, words in pieces.items():
         if piece in level:
             continue
-        pfn = store_node(_node(words))
-        if not pfn:
-            return None
-        level[piece] = pfn
+        level[piece] = store_node(_node(words))
     height = 1
     while max(level) >= MAP_WORDS:
         above = {}
         for place, words in _grouped(level).items():
             above[place] = store_node(_node(words))
-            if not above[place]:
-                return None
         level, height = above, height + 1
     root = tuple(level.get(place, 0) for place in range(MAP_WORDS))
     return {"map_kind": MapKind.TREE, "map_height": height, "map": root}

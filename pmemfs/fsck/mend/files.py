@@ -3,7 +3,8 @@
 The map and the owner words of a file say the same thing twice, so one restores the other. In
 this order, for each file whose map and owner words disagree:
 
-1. a page that only its map has becomes its page: the owner word was damaged;
+1. a page that only its map has becomes its page: the owner word was damaged. But a map that has
+   more pages than the inode counts is not believed, only the owner words are;
 2. a page that another map has, too, belongs to that one if the owner word says so, else to the
    first; this file gets a copy, or a hole where there is no space;
 3. pages that only owner words give to it are put back, if the map is broken or counts fewer
@@ -13,12 +14,15 @@ this order, for each file whose map and owner words disagree:
 
 from __future__ import annotations
 
+import contextlib
+
 from pmemfs.fsck.draft import Risk
 from pmemfs.fsck.inodes import REGULAR, SYMLINK
 from pmemfs.fsck.mend.attributes import mend_symlink, mend_xattr
+from pmemfs.fsck.mend.extents import FREE_KINDS
 from pmemfs.fsck.mend.filemap import FileMap, build_map, read_map
 from pmemfs.fsck.mend.links import put_on_orphan_list
-from pmemfs.fsck.mend.mending import Belongings, Mending
+from pmemfs.fsck.mend.mending import Belongings, Mending, NoPageError
 from pmemfs.layout.geometry import (
     EXTENT_BYTES,
     PAGE_BYTES,
@@ -31,7 +35,6 @@ from pmemfs.layout.geometry import (
 from pmemfs.layout.records import Kind, Role
 from pmemfs.layout.words import owner_word
 
-_FREE_KINDS = (Kind.FREE, Kind.RETURNED, Kind.DESCRIPTOR)
 _XATTR_CHECKS = ("xattr-page", "xattr-checksum", "xattr-name")
 _MAP_CHECKS = (
     "map-word",
@@ -96,6 +99,8 @@ class _File:
             {i: e for i, e in self.map.whole.items() if ~i not in doubles},
         )
         self._put_back(wanted)
+        if wanted.pages >= self.record["pages"]:
+            doubles = set()  # nothing is missing: such words are damage, and no claim
         same = wanted.small == self.map.small and wanted.whole == self.map.whole
         if same and not self.map.broken:
             if wanted.pages != self.record["pages"]:
@@ -132,7 +137,7 @@ class _File:
     def _is_free_extent(self, extent: int) -> bool:
         if extent < self.m.image.geometry.fixed_extents or extent_to_pfn(extent) in self.m.given:
             return False
-        return self.m.extents.kind[extent] in _FREE_KINDS
+        return self.m.extents.kind[extent] in FREE_KINDS
 
     def _take(self) -> set[int] | None:
         """Take what only this map has; return what others have: an index, or ~piece if whole."""
@@ -153,6 +158,9 @@ class _File:
                 self.m.given.add(node)
         for piece, extent in self.map.whole.items():
             self._take_piece(piece, extent, pieces, doubles)
+        if self.map.pages - len(doubles) > self.record["pages"]:
+            self._distrust(takes, pieces)
+            return doubles
         if not takes and not pieces:
             return doubles
         n = len(takes) + len(pieces)
@@ -167,6 +175,17 @@ class _File:
             self.m.draft.put_head(extent, Kind.WHOLE, owner=self.ino, index=piece)
             self.m.extents.kind[extent] = Kind.WHOLE
         return doubles
+
+    def _distrust(self, takes: list[tuple[int, int, Kind]], pieces: list[tuple[int, int]]) -> None:
+        """Let go what only this map has."""
+        self.map.broken = True
+        for pfn, index, kind in takes:
+            if kind == Kind.SMALL:
+                del self.map.small[index]
+            self.m.given.discard(pfn)
+        for piece, extent in pieces:
+            del self.map.whole[piece]
+            self.m.given.discard(extent_to_pfn(extent))
 
     def _take_piece(
         self, piece: int, extent: int, pieces: list[tuple[int, int]], doubles: set[int]
@@ -208,7 +227,7 @@ class _File:
         risk = Risk.LOSES if doubles or lost else Risk.SAFE
         sentence = f"rebuild the map of inode {self.ino} with {wanted.pages} pages"
         if doubles:
-            sentence += f", and copies of {len(doubles)} that belong to others"
+            sentence += f"; {len(doubles)} that belong to others are copied, or become holes"
         elif lost:
             sentence += f"; {lost} that it counts are lost"
         if not self.m.draft.begin("map-word" if not doubles else "map-owner", sentence, risk):
@@ -224,9 +243,6 @@ class _File:
             return pfn
 
         fields = build_map(wanted, store_node)
-        if fields is None:
-            self.m.draft.block(f"there is no free page to rebuild the map of inode {self.ino}")
-            return
         self.m.draft.patch_inode(self.m.offset(self.ino), pages=wanted.pages, **fields)
         for pfn in sorted(kept | set(self.map.nodes)):
             if self._owns(pfn, Role.MAP, Kind.METADATA):
@@ -240,9 +256,9 @@ class _File:
                 continue
             start = pfn_to_offset(self.map.small[index])
             data = bytes(view[start : start + PAGE_BYTES])
-            pfn = self.m.new_page(Kind.SMALL, owner_word(self.ino, index), data, [])
-            if pfn:
-                wanted.small[index] = pfn
+            with contextlib.suppress(NoPageError):
+                word = owner_word(self.ino, index)
+                wanted.small[index] = self.m.new_page(Kind.SMALL, word, data, [])
         for piece in sorted(~i for i in doubles if i < 0):
             extent = next(self.m.free_extents(), None)
             if extent is not None and self._is_data(extent_to_pfn(self.map.whole[piece])):

@@ -14,6 +14,7 @@ from typing import Any
 from pmemfs.fsck.draft import Risk
 from pmemfs.fsck.fields import KNOWN_FLAGS
 from pmemfs.fsck.inodes import BLOCK, CHARACTER, DIRECTORY, REGULAR, SYMLINK, TYPES
+from pmemfs.fsck.mend.directories import types_by_name
 from pmemfs.fsck.mend.mending import Belongings, Mending
 from pmemfs.layout.geometry import (
     MAX_FILE_BYTES,
@@ -28,6 +29,7 @@ from pmemfs.layout.records import (
     INLINE_BYTES,
     MAP_WORDS,
     MAX_SEQUENCE,
+    InodeFlag,
     MapKind,
     Role,
 )
@@ -44,10 +46,12 @@ def mend_inodes(m: Mending) -> None:
     belongings = m.belongings(inos)
     wrong = set(m.subjects("inode-checksum"))
     impossible = set(m.subjects("inode-type", "inode-map-kind", "inode-size", "inode-fields"))
+    freed = {ino for ino in inos if not m.record(ino)["mode"]}
+    _seal_freed(m, [ino for ino in sorted(freed) if not make_anew(m, ino, belongings[ino])])
     for ino in inos:
-        if not m.record(ino)["mode"]:
-            _mend_freed(m, ino, belongings[ino])
-        elif ino in wrong and ino not in impossible:
+        if ino in freed:
+            continue
+        if ino in wrong and ino not in impossible:
             sentence = f"keep inode {ino} as it is, though its checksum says that it has changed"
             if m.draft.begin("inode-checksum", sentence, Risk.LOSES):
                 m.draft.patch_inode(m.offset(ino))
@@ -70,19 +74,23 @@ def _raise_sequence(m: Mending) -> bool:
     return True
 
 
-def _mend_freed(m: Mending, ino: int, mine: Belongings) -> None:
-    """Seal a freed inode; if pages belong to it, it was in use."""
-    if make_anew(m, ino, mine):
-        return
-    if m.draft.begin("inode-checksum", f"seal the freed inode {ino}"):
-        following = m.record(ino)["next"]
-        m.draft.put_inode(m.offset(ino), next=following)
+def _seal_freed(m: Mending, inos: list[int]) -> None:
+    """Seal freed inodes; their places in the free chain stay."""
+    if inos and m.draft.begin("inode-checksum", f"seal {len(inos)} freed inodes"):
+        for ino in inos:
+            m.draft.put_inode(m.offset(ino), next=m.record(ino)["next"])
 
 
 def _renew(m: Mending, ino: int, mine: Belongings) -> None:
+    check = "inode-checksum" if ino in m.subjects("inode-checksum") else "inode-type"
+    kind = types_by_name(m, {ino}).get(ino, 0)
+    if check == "inode-type" and kind in TYPES:
+        mode = m.record(ino)["mode"] & 0o7777 | kind << 12
+        if m.draft.begin(check, f"give inode {ino} the type that its name says"):
+            m.draft.patch_inode(m.offset(ino), mode=mode)
+        return
     if make_anew(m, ino, mine):
         return
-    check = "inode-checksum" if ino in m.subjects("inode-checksum") else "inode-type"
     if m.draft.begin(check, f"clear inode {ino}, which makes no sense", Risk.LOSES):
         m.draft.put_inode(m.offset(ino))
 
@@ -178,6 +186,8 @@ def _clear_strays(m: Mending, ino: int, kind: int) -> None:
     fields: dict[str, Any] = {"reserved0": 0, "reserved1": 0}
     fields["mode"] = record["mode"] & 0xFFFF
     fields["flags"] = record["flags"] & KNOWN_FLAGS
+    if kind != REGULAR:
+        fields["flags"] &= ~InodeFlag.PREALLOCATED
     if kind not in (CHARACTER, BLOCK):
         fields["rdev"] = 0
     if kind != DIRECTORY:

@@ -11,11 +11,10 @@ import stat
 
 import numpy as np
 
-from pmemfs.fsck.draft import Risk
 from pmemfs.fsck.inodes import DIRECTORY, REGULAR
 from pmemfs.fsck.leaves import Entry, name_hash
 from pmemfs.fsck.mend import directories
-from pmemfs.fsck.mend.mending import Mending
+from pmemfs.fsck.mend.mending import Mending, NoPageError
 from pmemfs.layout.geometry import CONTROL_OFFSET, INODES_PER_EXTENT, ROOT_INO, inode_offset
 from pmemfs.layout.records import CONTROL, INODE, Kind, MapKind
 from pmemfs.layout.words import INO_MASK
@@ -99,9 +98,6 @@ def _connect(m: Mending, inos: list[int]) -> None:
     if not m.draft.begin("inode-unreachable", f"give {n} a name in lost+found"):
         return
     home = _lost_and_found(m)
-    if not home:
-        m.draft.block("there is no room for a directory lost+found")
-        return
     gathered = directories.gather(m, home, m.belongings([home])[home])
     names = {entry.name: entry.ino for entry in gathered.entries}
     seed = m.image.superblock["hash_seed"]
@@ -114,15 +110,13 @@ def _connect(m: Mending, inos: list[int]) -> None:
 
 
 def _lost_and_found(m: Mending) -> int:
-    """Return the inode of ``lost+found`` in the root, which is made if it is not there; or 0."""
+    """Return the inode of ``lost+found`` in the root, which is made if it is not there."""
     gathered = directories.gather(m, ROOT_INO, m.belongings([ROOT_INO])[ROOT_INO])
     names = {entry.name: entry for entry in gathered.entries}
     there = names.get(LOST_AND_FOUND)
     if there is not None and there.type == DIRECTORY:
         return there.ino
     ino, offset = _new_inode(m)
-    if not ino:
-        return 0
     stamps = dict.fromkeys(("atime_ns", "mtime_ns", "ctime_ns", "btime_ns"), m.now_ns)
     m.draft.put_inode(
         offset,
@@ -137,14 +131,13 @@ def _lost_and_found(m: Mending) -> int:
     name = directories.free_name(LOST_AND_FOUND, taken)
     cookie = name_hash(name, m.image.superblock["hash_seed"])
     gathered.entries.append(Entry(cookie, ino, DIRECTORY, name, 0))
-    if not directories.store_entries(m, ROOT_INO, gathered):
-        return 0
+    directories.store_entries(m, ROOT_INO, gathered)
     m.draft.patch_inode(m.offset(ROOT_INO), nlink=m.record(ROOT_INO)["nlink"] + 1)
     return ino
 
 
 def _new_inode(m: Mending) -> tuple[int, int]:
-    """Take a free inode out of a chunk that has one; return its number and offset, or zeros."""
+    """Take a free inode out of a chunk that has one; return its number and offset."""
     for chunk in m.inodes.chunks:
         head = m.draft.head(chunk.extent)
         if head["free_first"]:
@@ -160,7 +153,7 @@ def _new_inode(m: Mending) -> tuple[int, int]:
             return ino, inode_offset(chunk.extent, ino)
     extent = next(m.free_extents(empty=True), None)
     if extent is None:
-        return 0, 0
+        raise NoPageError
     taken = {chunk.index for chunk in m.inodes.chunks}
     index = next(number for number in range(len(taken) + 1) if number not in taken)
     m.draft.put_head(extent, Kind.INODES, used=1, index=index, frontier=1)
@@ -181,6 +174,6 @@ def _break_cycles(m: Mending) -> None:
         gathered = directories.gather(m, home, m.belongings([home])[home])
         gathered.entries = [entry for entry in gathered.entries if entry.ino != ino]
         sentence = f"take the name of directory {ino} out of directory {home}, which it leads to"
-        if m.draft.begin("inode-unreachable", sentence, Risk.LOSES):
+        if m.draft.begin("inode-unreachable", sentence):
             directories.store_entries(m, home, gathered)
         return

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from pmemfs.fsck.draft import Draft, Way
-from pmemfs.fsck.host import is_present
+from pmemfs.fsck.host import is_present, read_present
+from pmemfs.fsck.journal import MAX_PAYLOAD_BYTES
 from pmemfs.fsck.passes import Checker
 from pmemfs.layout.geometry import (
     EXTENT_BYTES,
@@ -25,6 +26,12 @@ from pmemfs.layout.geometry import (
 )
 from pmemfs.layout.records import INODE, Kind
 from pmemfs.layout.words import INO_MASK, owner_index, owner_ino
+
+_SPARE_BYTES = 4 * PAGE_BYTES  # a page, its owner word and head, the inode, what frees nothing
+
+
+class NoPageError(Exception):
+    """There is no free page for what a repair has to write."""
 
 
 @dataclass
@@ -97,17 +104,21 @@ class Mending:
             mine.whole.setdefault(int(heads["index"][extent]), extent)
         return found
 
+    def read_page(self, pfn: int) -> memoryview:
+        """Return a page; zeros where the host has a hole."""
+        return read_present(self.image.device, pfn_to_offset(pfn), PAGE_BYTES)
+
     # -- free pages --------------------------------------------------------------------------
 
     def new_page(self, kind: Kind, word: int, data: bytes, reuse: list[int]) -> int:
         """Store a page that nothing refers to yet, and its owner word; return its pfn.
 
-        Without a free page, one of ``reuse`` is taken and stored through the journal. 0 if there
-        is none.
+        Without a free page, one of ``reuse`` is taken and stored through the journal: these are
+        in use, so the repair must stay within one transaction. Raises `NoPageError`.
         """
         pfn = next(self._free.setdefault(kind, self._free_pages(kind)), 0)
-        if not pfn and not reuse:
-            return 0
+        if not pfn and (not reuse or self.draft.logged_bytes() > MAX_PAYLOAD_BYTES - _SPARE_BYTES):
+            raise NoPageError
         way = Way.FRESH if pfn else Way.LOGGED
         pfn = pfn or reuse.pop()
         self.draft.put(pfn_to_offset(pfn), data.ljust(PAGE_BYTES, b"\0"), way)
@@ -124,7 +135,7 @@ class Mending:
 
     def _free_pages(self, kind: Kind) -> Iterator[int]:
         for extents, words, rows in self.owners.batches():
-            free = (words == 0) & ~self.owners.claimed(rows)
+            free = (words == 0) & ~self.owners.wanted(rows)
             free &= (self.extents.kind[extents] == kind)[:, None]
             free[:, 0] = False
             for row, slot in np.argwhere(free).tolist():
@@ -136,10 +147,12 @@ class Mending:
             yield from range(extent_to_pfn(extent) + 1, extent_to_pfn(extent + 1))
 
     def free_extents(self, *, empty: bool = False) -> Iterator[int]:
-        """Iterate free extents; with ``empty`` those only that hold no data on the host."""
+        """Iterate free extents, then returned ones; with ``empty`` those only without data."""
         claimed = {pfn_to_extent(pfn) for pfn in self.wanted}
-        for extent in self.extents.of_kind(Kind.FREE).tolist():
-            if extent in claimed or self.extents.kind[extent] != Kind.FREE:
+        claimed |= set(np.flatnonzero(self.extents.disputed).tolist())
+        free = [self.extents.of_kind(Kind.FREE), self.extents.of_kind(Kind.RETURNED)]
+        for extent in np.concatenate(free).tolist():
+            if extent in claimed or self.extents.kind[extent] not in (Kind.FREE, Kind.RETURNED):
                 continue
             start = extent_to_offset(extent)
             if empty and is_present(self.image.device, start, EXTENT_BYTES):

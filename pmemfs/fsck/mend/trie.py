@@ -8,6 +8,7 @@ import numpy as np
 
 from pmemfs.fsck.directories import MAX_BITS, NODE_BITS
 from pmemfs.fsck.leaves import COOKIE_BITS, Entry
+from pmemfs.fsck.mend.mending import NoPageError
 from pmemfs.layout.geometry import PAGE_BYTES, WORDS_PER_PAGE
 from pmemfs.layout.records import DIRECTORY_LEAF, DIRECTORY_SLOT, Role
 from pmemfs.layout.words import NODE
@@ -15,15 +16,10 @@ from pmemfs.layout.words import NODE
 StorePage = Callable[[Role, bytes], int]
 
 
-class NoPageError(Exception):
-    """There is no free page for a part of the directory."""
-
-
 def build_directory(ino: int, entries: list[Entry], store_page: StorePage) -> int:
     """Return the directory word of a trie with these entries; 0 without any.
 
-    Raises `NoPageError` when ``store_page`` returns 0, or when more names share a hash than a leaf
-    can hold.
+    Raises `NoPageError` when more names share a hash than a leaf can hold.
     """
     if not entries:
         return 0
@@ -65,10 +61,7 @@ class _Builder:
         return self._store(Role.DIRECTORY_LEAF, pack_leaf(self.ino, depth, prefix, entries))
 
     def _store(self, role: Role, page: bytes) -> int:
-        pfn = self._store_page(role, page)
-        if not pfn:
-            raise NoPageError
-        return pfn
+        return self._store_page(role, page)
 
 
 def fits(entries: list[Entry]) -> bool:
