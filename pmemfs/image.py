@@ -107,7 +107,8 @@ def host_boot_id() -> bytes:
 class Image:
     """An open image: ``device``, ``geometry``, ``superblock`` and read-only tables.
 
-    ``superblock_problems`` lists damage of one copy that the other made good.
+    ``superblock_problems`` lists damage of one copy that the other made good; ``passed_over``
+    what a read-only mount goes on without.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Image:
         self.fd = fd
         self.name = name
         self.superblock_problems: list[str] = []
+        self.passed_over: list[str] = []
         self.superblock = self._read_superblock()
         self.geometry = Geometry.of_size(self.superblock["device_bytes"])
         if private:
@@ -164,6 +166,15 @@ class Image:
             unlock_image(self.fd)
         os.close(self.fd)
         self.fd = -1
+
+    def refuse(self, error: DamagedImageError) -> None:
+        """Raise the error; but note it in ``passed_over`` if the image can only be read.
+
+        So nothing damaged is ever written to, and what can be read of it still can.
+        """
+        if not self.device.private:
+            raise error
+        self.passed_over.append(str(error))
 
     # -- superblock --------------------------------------------------------------------------
 
@@ -249,5 +260,5 @@ class Image:
         for first, stop in self.iter_head_ranges():
             heads = self.heads[first:stop]
             for place in np.flatnonzero(heads["kind"] == Kind.INODES).tolist():
-                chunks[int(heads["index"][place])] = first + place
+                chunks.setdefault(int(heads["index"][place]), first + place)
         return chunks

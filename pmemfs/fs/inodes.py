@@ -234,7 +234,7 @@ class InodeTable:
         self.in_use = 0
         for chunk, extent in image.chunk_extents().items():
             self._load_chunk(chunk, extent)
-        self._validate_chunks()
+        self._validate_chunks(image)
         self.in_use = sum(chunk.used for chunk in self._chunks.values())
 
     def _load_chunk(self, number: int, extent: int) -> None:
@@ -247,8 +247,8 @@ class InodeTable:
         self._chunks[number] = chunk
         self._note_open(number, chunk)
 
-    def _validate_chunks(self) -> None:
-        """Raise `DamagedImageError` unless every extent of inodes is one chunk, within bounds."""
+    def _validate_chunks(self, image: Image) -> None:
+        """Refuse the image unless every extent of inodes is one chunk, within bounds."""
         n_extents = self._pool.counts[Kind.INODES]
         first = self._chunks.get(0)
         good = first is not None and first.extent == self._pool.geometry.first_inode_extent
@@ -258,7 +258,8 @@ class InodeTable:
             good = good and chunk.used <= chunk.frontier <= INODES_PER_EXTENT
             good = good and (not chunk.free_first or self._is_within(number, chunk.free_first))
         if not good:
-            raise DamagedImageError("the heads of the inode extents are damaged; run pmemfs fsck")
+            text = "the heads of the inode extents are damaged; run pmemfs fsck"
+            image.refuse(DamagedImageError(text))
 
     def _is_within(self, number: int, ino: int) -> bool:
         """Whether an inode number lies in a chunk, below its frontier."""

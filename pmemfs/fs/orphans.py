@@ -9,10 +9,10 @@ inode frees it and takes it off the list.
 
 from __future__ import annotations
 
-from pmemfs.device import MappedDevice
 from pmemfs.errors import DamagedImageError, PmemfsError
 from pmemfs.fs.files import Files, pages_of
 from pmemfs.fs.inodes import Inode, InodeTable
+from pmemfs.image import Image
 from pmemfs.journal import Journal, Transaction
 from pmemfs.layout.geometry import CONTROL_OFFSET
 from pmemfs.layout.records import CONTROL, INODE, MapKind, Role
@@ -28,20 +28,23 @@ class Orphans:
 
     def __init__(
         self,
-        device: MappedDevice,
+        image: Image,
         journal: Journal,
         pool: ExtentPool,
         inodes: InodeTable,
         files: Files,
     ) -> None:
-        self._device = device
+        self._device = image.device
         self._journal = journal
         self._pool = pool
         self._inodes = inodes
         self._files = files
         self._before: dict[int, int] = {}  # inode: the one before it on the list, 0 for the first
         self._first = 0
-        self._load()
+        try:
+            self._load()
+        except DamagedImageError as error:
+            image.refuse(error)
 
     def _load(self) -> None:
         """Read the list from the device, also after an aborted transaction."""

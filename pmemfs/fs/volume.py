@@ -129,7 +129,7 @@ class Volume:
         self.device: MappedDevice = image.device
         validate_control(image)
         self.was_clean = image.is_clean
-        self.replay: Replay | None = recover(self.device)
+        self.replay = self._recover()
         self._clock = options.clock
         self.live = SequenceWord(self.device)
         self.journal = Journal(self.device, self.live)
@@ -155,7 +155,7 @@ class Volume:
             clock=self._clock,
             threshold_pages=options.threshold_pages,
         )
-        self.orphans = Orphans(self.device, self.journal, self.pool, self.inodes, self._files)
+        self.orphans = Orphans(image, self.journal, self.pool, self.inodes, self._files)
         self._directories = Directories(
             self.device, self.pool, self.metadata_arena, image.superblock["hash_seed"]
         )
@@ -173,6 +173,14 @@ class Volume:
             self._begin_mount()
             self.tables.begin()
         self._is_open = True
+
+    def _recover(self) -> Replay | None:
+        """Replay the journal; a read-only mount passes over one that is damaged."""
+        try:
+            return recover(self.device)
+        except DamagedImageError as error:
+            self.image.refuse(error)
+            return None
 
     # -- the volume --------------------------------------------------------------------------
 
@@ -742,11 +750,12 @@ class Volume:
 
 
 def validate_control(image: Image) -> None:
-    """Raise `DamagedImageError` for a control page that no mount can go on from."""
+    """Refuse an image for a control page that no mount can go on from."""
     control = image.control()
     good = control["state"] in tuple(MountState) and control["generation"] <= MAX_GENERATION
     if not good or control["committed"] & ~NOTHING_TO_REPLAY > MAX_SEQUENCE:
-        raise DamagedImageError("the control page is damaged; run pmemfs fsck", CONTROL_OFFSET)
+        text = "the control page is damaged; run pmemfs fsck"
+        image.refuse(DamagedImageError(text, CONTROL_OFFSET))
 
 
 def without_set_id(mode: int) -> int:

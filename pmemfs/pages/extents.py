@@ -100,9 +100,10 @@ class ExtentPool:
     def _load(self, image: Image) -> None:
         for first, stop in image.iter_head_ranges():
             heads = image.heads[first:stop]
-            self._validate_heads(first, heads)
+            self._validate_heads(image, first, heads)
             kinds = heads["kind"].copy()
             kinds[kinds == Kind.DESCRIPTOR] = Kind.RETURNED
+            kinds[kinds > max(Kind)] = Kind.FIXED  # passed over: nothing is found in it
             self._kind_column[first:stop] = kinds
             self._used_column[first:stop] = heads["used"]
         self._validate_fixed(image)
@@ -120,16 +121,18 @@ class ExtentPool:
             if kind == Kind.SMALL:
                 self.free_small_pages = len(mine) * _OWNABLE_PAGES - int(used.sum())
 
-    def _validate_heads(self, first: int, heads: NDArray[Any]) -> None:
-        """Raise `DamagedImageError` for a head that cannot be; one pass over those that exist."""
+    def _validate_heads(self, image: Image, first: int, heads: NDArray[Any]) -> None:
+        """Refuse the image for a head that cannot be; one pass over those that exist."""
         kinds, used = heads["kind"], heads["used"]
         paged = (kinds == Kind.SMALL) | (kinds == Kind.METADATA)
         wrong = (kinds > max(Kind)) | (paged & (used > _OWNABLE_PAGES))
         wrong |= bad_sums(heads)
         for place in np.flatnonzero(wrong)[:1].tolist():
-            raise DamagedImageError(
-                f"the head of extent {first + place} is damaged; run pmemfs fsck",
-                self.geometry.head_offset(first + place),
+            image.refuse(
+                DamagedImageError(
+                    f"the head of extent {first + place} is damaged; run pmemfs fsck",
+                    self.geometry.head_offset(first + place),
+                )
             )
 
     def _validate_fixed(self, image: Image) -> None:
@@ -137,9 +140,11 @@ class ExtentPool:
         wanted = [Kind.FIXED] * geometry.first_inode_extent + [Kind.INODES, Kind.DESCRIPTOR]
         found = image.heads["kind"][: len(wanted)].tolist()
         if found != wanted:
-            raise DamagedImageError(
-                "the heads of the fixed extents are damaged; run pmemfs fsck",
-                geometry.head_offset(0),
+            image.refuse(
+                DamagedImageError(
+                    "the heads of the fixed extents are damaged; run pmemfs fsck",
+                    geometry.head_offset(0),
+                )
             )
 
     def suspect_free_data(self) -> int:

@@ -14,16 +14,19 @@ import pytest
 from mutant_bases import CLOSED, build_base
 from mutant_run import copy_sparse
 from mutant_sites import ImageFile, Site
+from mutant_use import Refused, walk
 from volumes import REGULAR, findings_of
 
 from pmemfs.errors import PmemfsError
-from pmemfs.fs import Volume
+from pmemfs.fs import Options, Volume
 from pmemfs.fs.volume import ROOT_INO
+from pmemfs.fuse.mount import describe_recovery
 from pmemfs.layout.geometry import (
     CONTROL_OFFSET,
     EXTENT_BYTES,
     PAGE_BYTES,
     extent_to_offset,
+    inode_offset,
     journal_slot_offset,
     pfn_to_extent,
     pfn_to_slot,
@@ -45,6 +48,7 @@ from pmemfs.layout.records import (
     MountState,
 )
 from pmemfs.layout.words import NODE, PFN_MASK
+from pmemfs.units import GIB
 
 
 class Liar:
@@ -56,7 +60,16 @@ class Liar:
         self.inodes: dict[str, Any] = {}
         with Volume.open(path) as volume:
             self.geometry = volume.geometry
-            for name in (b"whole", b"small1", b"small3", b"small4", b"tree1", b"wide", b"folder"):
+            for name in (
+                b"whole",
+                b"small1",
+                b"small3",
+                b"small4",
+                b"tree1",
+                b"tree2",
+                b"wide",
+                b"folder",
+            ):
                 self.inodes[name.decode()] = volume.lookup(ROOT_INO, name)
             folder = self.inodes["folder"].ino
             self.inodes["below"] = volume.lookup(folder, b"below")
@@ -91,6 +104,19 @@ class Liar:
             page = self.file.read((word & PFN_MASK) * PAGE_BYTES, 8)
             word = int.from_bytes(page, "little")
         return word * PAGE_BYTES
+
+    def first_node(self, name: str) -> int:
+        """The pfn of the first node of a tree."""
+        return next(word for word in self.inodes[name].words if word)
+
+    def free_chain_in_a_circle(self) -> None:
+        """Let the second free inode lead back to the first."""
+        extent = self.geometry.first_inode_extent
+        head = self.file.read(self.geometry.head_offset(extent), HEAD.size_bytes)
+        first = HEAD.unpack(head)["free_first"]
+        at = inode_offset(extent, first)
+        at = inode_offset(extent, INODE.unpack(self.file.read(at, INODE.size_bytes))["next"])
+        self.lie(INODE, at, (INODE, at), next=first)
 
     def slot(self, name: str, number: int, **fields: Any) -> None:
         start = self.leaf(name) + DIRECTORY_LEAF.size_bytes + number * DIRECTORY_SLOT.size_bytes
@@ -160,6 +186,10 @@ AT_MOUNT: dict[str, Callable[[Liar], None]] = {
         x.geometry.first_inode_extent, free_first=8192
     ),
     "an orphan that does not exist": lambda x: x.control(orphan_first=5000),
+    "an orphan list in a circle": lambda x: [
+        x.control(orphan_first=x.inodes["small1"].ino),
+        x.inode("small1", next=x.inodes["small1"].ino),
+    ],
     "an orphan beyond all inodes": lambda x: x.control(orphan_first=1 << 40),
     "an orphan that is a directory with names": lambda x: x.control(
         orphan_first=x.inodes["folder"].ino
@@ -184,6 +214,22 @@ def test_a_lie_that_the_mount_finds(liar: Liar, name: str) -> None:
         Volume.open(liar.path)
     assert caught.value.errno == errno.EUCLEAN
     assert liar.file.read(0, 4 * EXTENT_BYTES) == before, "and nothing was written"
+
+
+@pytest.mark.parametrize("name", AT_MOUNT)
+def test_what_the_mount_refuses_can_still_be_read(liar: Liar, name: str) -> None:
+    AT_MOUNT[name](liar)
+    volume = Volume.open(liar.path, Options(read_only=True))
+    try:
+        assert volume.image.passed_over
+        description = describe_recovery(volume)
+        assert description is not None
+        assert description.startswith("passed over: ")
+        small = volume.inode(liar.inodes["small1"].ino)
+        assert len(volume.read(small.ino, 0, 1)) == 1
+        walk(volume, Refused())
+    finally:
+        volume.abandon()
 
 
 # -- lies that a call finds ----------------------------------------------------------------------
@@ -260,6 +306,10 @@ IN_USE: dict[str, tuple[Callable[[Liar], None], Call]] = {
         lambda x: x.head(x.geometry.first_inode_extent, free_first=x.inodes["small1"].ino),
         lambda v, i: v.create(ROOT_INO, b"new", REGULAR),
     ),
+    "a free chain in a circle": (
+        lambda x: x.free_chain_in_a_circle(),
+        lambda v, i: [v.create(ROOT_INO, b"new%d" % n, REGULAR) for n in range(9)],
+    ),
     "attributes that end behind their page": (
         lambda x: x.lie(
             XATTR_ENTRY,
@@ -301,10 +351,20 @@ IN_USE: dict[str, tuple[Callable[[Liar], None], Call]] = {
         lambda x: x.map("tree1", 0, x.inodes["whole"].xattr),
         lambda v, i: v.read(i["tree1"].ino, 0, 1),
     ),
-    "a tree of nothing": (
+    "a map node that is its own child": (
         lambda x: x.file.write(
-            next(w for w in x.inodes["tree1"].words if w) * PAGE_BYTES, bytes(PAGE_BYTES)
+            x.first_node("tree2") * PAGE_BYTES, x.first_node("tree2").to_bytes(8, "little") * 512
         ),
+        lambda v, i: v.read(i["tree2"].ino, 20 * GIB, 1),
+    ),
+    "a map node that is its own child, walked from the end": (
+        lambda x: x.file.write(
+            x.first_node("tree2") * PAGE_BYTES, x.first_node("tree2").to_bytes(8, "little") * 512
+        ),
+        _unlink("tree2"),
+    ),
+    "a tree of nothing": (
+        lambda x: x.file.write(x.first_node("tree1") * PAGE_BYTES, bytes(PAGE_BYTES)),
         lambda v, i: v.seek(i["tree1"].ino, 0, data=True),
     ),
     "owner words that its head does not count": (
