@@ -15,7 +15,7 @@ from pmemfs.fs import acl
 from pmemfs.fs.inodes import Inode
 from pmemfs.journal import Transaction
 from pmemfs.layout.geometry import NAME_MAX, PAGE_BYTES, PAGE_SHIFT
-from pmemfs.layout.records import XATTR_ENTRY, XATTR_PAGE, Kind, Role
+from pmemfs.layout.records import XATTR_ENTRY, XATTR_NAMESPACES, XATTR_PAGE, Kind, Role
 from pmemfs.layout.words import owner_word
 from pmemfs.pages import Arena, ExtentPool
 from pmemfs.pages.arenas import free_metadata
@@ -23,7 +23,6 @@ from pmemfs.pages.arenas import free_metadata
 CREATE = 1
 REPLACE = 2
 VALUE_MAX = 65536
-_NAMESPACES = (b"user.", b"trusted.", b"security.")
 _HEADER_BYTES = XATTR_PAGE.size_bytes
 
 
@@ -125,21 +124,21 @@ def _parse(inode: Inode, page: bytes, count: int) -> dict[bytes, bytes]:
 
 
 def _is_name(name: bytes) -> bool:
-    if not name.startswith(_NAMESPACES) and name not in acl.NAMES:
+    if not name.startswith(XATTR_NAMESPACES) and name not in acl.NAMES:
         return False
-    return len(name) <= NAME_MAX and name not in _NAMESPACES and b"\0" not in name
+    return len(name) <= NAME_MAX and name not in XATTR_NAMESPACES and b"\0" not in name
 
 
 def validate(name: bytes, value: bytes) -> None:
     """Raise what setxattr(2) raises for a name or a value that cannot be."""
-    if not name.startswith(_NAMESPACES) and name not in acl.NAMES:
+    if not name.startswith(XATTR_NAMESPACES) and name not in acl.NAMES:
         raise PmemfsError(
             errno.EOPNOTSUPP,
             "attributes are user.*, trusted.*, security.* and access control lists",
         )
-    if len(name) > NAME_MAX or name in _NAMESPACES:
+    if len(name) > NAME_MAX or name in XATTR_NAMESPACES:
         raise PmemfsError(
-            errno.EINVAL if name in _NAMESPACES else errno.ERANGE, "not an attribute name"
+            errno.EINVAL if name in XATTR_NAMESPACES else errno.ERANGE, "not an attribute name"
         )
     if len(value) > VALUE_MAX:
         raise PmemfsError(errno.E2BIG, "the value is longer than 64 KiB")

@@ -13,9 +13,14 @@ from pmemfs.fsck.inodes import Chunk
 from pmemfs.fsck.owners import OwnerPages
 from pmemfs.fsck.report import Finding, show_name
 from pmemfs.layout.geometry import NAME_MAX, PAGE_BYTES, pfn_to_offset
-from pmemfs.layout.records import XATTR_ENTRY, XATTR_PAGE, Role
+from pmemfs.layout.records import (
+    XATTR_ENTRY,
+    XATTR_NAMESPACES,
+    XATTR_PAGE,
+    XATTR_SYSTEM_NAMES,
+    Role,
+)
 
-NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
 _SUMMED_BYTES = XATTR_PAGE.offset_of["checksum"]
 
 
@@ -73,8 +78,8 @@ def name_problem(name: bytes, names: set[bytes]) -> str | None:
     """Return why an attribute cannot have this name beside others, or None."""
     if name in names:
         return "twice"
-    prefix = next((prefix for prefix in NAMESPACES if name.startswith(prefix)), None)
-    if prefix is None or len(name) == len(prefix):
+    known = name.startswith(XATTR_NAMESPACES) and name not in XATTR_NAMESPACES
+    if not known and name not in XATTR_SYSTEM_NAMES:
         return "whose namespace is not known"
     if len(name) > NAME_MAX or b"\0" in name:
         return "which is no possible name"

@@ -63,6 +63,11 @@ def test_golden_is_clean(image: HandImage) -> None:
 # -- superblock and control ----------------------------------------------------------------------
 
 
+@damages("control-fields")
+def generation_beyond_all_mounts(image: HandImage) -> None:
+    image.patch_control(generation=(1 << 64) - 1)
+
+
 @damages("superblock-copy")
 def backup_lost(image: HandImage) -> None:
     image.poke(image.geometry.backup_superblock_offset, bytes(512))
@@ -576,6 +581,11 @@ def attributes_larger_than_a_page(image: HandImage) -> None:
 @damages("xattr-name")
 def attribute_of_no_namespace(image: HandImage) -> None:
     image.set_page(fi.XATTR, xattr_page(fi.FILE, [(b"a\x1b[2J", b"b")]))
+
+
+@damages("xattr-name")
+def attribute_of_no_system_name(image: HandImage) -> None:
+    image.set_page(fi.XATTR, xattr_page(fi.FILE, [(b"system.posix_acl_def", b"b")]))
 
 
 @damages("xattr-name")
