@@ -6,6 +6,7 @@ signal reaches it, costs the mutant it was at, which counts as failed; another t
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -163,39 +164,51 @@ def main(
     if replay_id is not None:
         sys.exit(replay(MutantId.parse(replay_id), keep))
     mutants = [MutantId(seed, first + number) for number in range(count)]
-    kinds: Counter[str] = Counter()
-    failures: list[Outcome] = []
-    by_fsck = repaired = 0
-    begin = time.monotonic()
-    with Progress(console=Console(stderr=True)) as bar:
+    figures = Figures(count)
+    with Progress(console=Console(stderr=True)) as bar, contextlib.suppress(KeyboardInterrupt):
         task = bar.add_task("mutants", total=count)
         for outcome in run_workers(mutants, jobs, nice):
-            kinds[outcome.kind] += 1
-            by_fsck += outcome.found_by_fsck
-            repaired += outcome.repaired
-            if outcome.failure:
-                failures.append(outcome)
-                if len(failures) <= SHOWN:
-                    last = outcome.failure.strip().splitlines()[-1]
-                    bar.console.print(f"{outcome.mutant}: {last}", markup=False)
-            done = kinds.total()
-            if not bar.console.is_terminal and done % REPORT_EVERY == 0:
-                bar.console.print(f"{done} of {count}, {len(failures)} failed")
-            bar.update(task, advance=1, description=f"mutants, {len(failures)} failed")
-    _print_figures(count, kinds, by_fsck, repaired, time.monotonic() - begin)
-    for outcome in failures[:SHOWN]:
-        click.echo(f'make mutants ARGS="--replay {outcome.mutant}"    {outcome.damage}')
-    sys.exit(bool(failures))
+            figures.add(outcome)
+            if outcome.failure and len(figures.failures) <= SHOWN:
+                last = outcome.failure.strip().splitlines()[-1]
+                bar.console.print(f"{outcome.mutant}: {last[:300]}", markup=False)
+            if not bar.console.is_terminal and figures.done % REPORT_EVERY == 0:
+                bar.console.print(f"{figures.done} of {count}, {len(figures.failures)} failed")
+            bar.update(task, advance=1, description=f"mutants, {len(figures.failures)} failed")
+    figures.print()
+    sys.exit(bool(figures.failures) or figures.done < count)
 
 
-def _print_figures(
-    count: int, kinds: Counter[str], by_fsck: int, repaired: int, seconds: float
-) -> None:
-    click.echo(f"{count} mutants in {seconds:.0f} s")
-    for kind, number in kinds.most_common():
-        click.echo(f"  {number:6} {kind}")
-    click.echo(f"  {by_fsck:6} damage found by fsck, in all")
-    click.echo(f"  {repaired:6} repaired, then used and clean")
+class Figures:
+    """What a run counts; printed at its end, also of one that is interrupted."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.kinds: Counter[str] = Counter()
+        self.failures: list[Outcome] = []
+        self.by_fsck = self.repaired = 0
+        self._begin = time.monotonic()
+
+    @property
+    def done(self) -> int:
+        return self.kinds.total()
+
+    def add(self, outcome: Outcome) -> None:
+        self.kinds[outcome.kind] += 1
+        self.by_fsck += outcome.found_by_fsck
+        self.repaired += outcome.repaired
+        if outcome.failure:
+            self.failures.append(outcome)
+
+    def print(self) -> None:
+        of_all = "" if self.done == self.count else f" of {self.count}, interrupted"
+        click.echo(f"{self.done} mutants{of_all} in {time.monotonic() - self._begin:.0f} s")
+        for kind, number in self.kinds.most_common():
+            click.echo(f"  {number:6} {kind}")
+        click.echo(f"  {self.by_fsck:6} damage found by fsck, in all")
+        click.echo(f"  {self.repaired:6} repaired, then used and clean")
+        for outcome in self.failures[:SHOWN]:
+            click.echo(f'make mutants ARGS="--replay {outcome.mutant}"    {outcome.damage}')
 
 
 if __name__ == "__main__":
