@@ -16,6 +16,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 
 from pmemfs.errors import PmemfsError
@@ -32,6 +33,14 @@ class _Formatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         record.message = printable(record.message)
         return super().formatMessage(record)
+
+
+class _RotatingFile(logging.handlers.RotatingFileHandler):
+    """A rotating log whose files are their owner's alone, those made later too."""
+
+    def _open(self) -> TextIOWrapper:
+        fd = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        return open(fd, self.mode, encoding=self.encoding, errors=self.errors)
 
 
 def default_log_path(image: str) -> Path:
@@ -57,7 +66,7 @@ def log_to_stderr() -> None:
 
 def log_to_file(path: Path) -> None:
     """Log to a rotating file, and send stdout and stderr there too."""
-    handler = logging.handlers.RotatingFileHandler(
+    handler = _RotatingFile(
         path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", errors="backslashreplace"
     )
     handler.setFormatter(_Formatter(_FORMAT))

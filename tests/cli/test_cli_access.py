@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import stat
 import subprocess
@@ -67,6 +68,20 @@ def test_images_and_logs_are_their_owners_alone(image_dir: Path, umask: int) -> 
     assert result.exit_code == 0, result.output
     assert stat.S_IMODE(os.stat(image).st_mode) == 0o600
     assert stat.S_IMODE(os.stat(log).st_mode) == 0o600
+
+
+def test_a_log_that_is_rotated_stays_its_owners_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        handler = daemon._RotatingFile(tmp_path / "disk.log", maxBytes=100, backupCount=2)
+        for _ in range(9):
+            handler.emit(logging.makeLogRecord({"msg": "x" * 60}))
+        handler.close()
+    finally:
+        os.umask(before)
+    files = list(tmp_path.iterdir())
+    assert len(files) == 3
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
 VIEWS = (
