@@ -14,7 +14,7 @@ from typing import Any
 from pmemfs.fsck.draft import Risk
 from pmemfs.fsck.fields import KNOWN_FLAGS
 from pmemfs.fsck.inodes import BLOCK, CHARACTER, DIRECTORY, REGULAR, SYMLINK, TYPES
-from pmemfs.fsck.mend.directories import types_by_name
+from pmemfs.fsck.mend.entries import types_by_name
 from pmemfs.fsck.mend.mending import Belongings, Mending
 from pmemfs.fsck.superblock import MAX_SEQUENCE
 from pmemfs.layout.geometry import (
