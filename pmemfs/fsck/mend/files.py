@@ -25,6 +25,7 @@ from pmemfs.fsck.mend.links import put_on_orphan_list
 from pmemfs.fsck.mend.mending import Belongings, Mending, NoPageError
 from pmemfs.layout.geometry import (
     EXTENT_BYTES,
+    MAX_FILE_BYTES,
     PAGE_BYTES,
     extent_to_offset,
     extent_to_pfn,
@@ -64,9 +65,22 @@ def mend_files(m: Mending) -> None:
         elif m.type_of(ino) != REGULAR and m.record(ino)["pages"]:
             _clear_count(m, ino)
     for ino in m.subjects("map-beyond-size"):
-        sentence = f"cut what inode {ino} has behind its size, after the next mount"
-        if ino not in inos and m.draft.begin("map-beyond-size", sentence):
-            put_on_orphan_list(m, ino)
+        if ino not in inos:
+            _mend_size(m, ino)
+
+
+def _mend_size(m: Mending, ino: int) -> None:
+    """Let the size of a file reach over its pages, if it is in doubt; else have them cut."""
+    if ino in m.draft.doubtful:
+        record = m.record(ino)
+        end = read_map(record, m.image.geometry.n_pages, lambda pfn: bytes(m.read_page(pfn))).end
+        sentence = f"let the size of inode {ino} reach over all of its {end} pages"
+        if m.draft.begin("map-beyond-size", sentence, Risk.LOSES):
+            m.draft.patch_inode(m.offset(ino), size=min(end * PAGE_BYTES, MAX_FILE_BYTES))
+        return
+    sentence = f"cut what inode {ino} has behind its size, after the next mount"
+    if m.draft.begin("map-beyond-size", sentence):
+        put_on_orphan_list(m, ino)
 
 
 def _clear_count(m: Mending, ino: int) -> None:

@@ -55,6 +55,7 @@ def mend_inodes(m: Mending) -> None:
             sentence = f"keep inode {ino} as it is, though its checksum says that it has changed"
             if m.draft.begin("inode-checksum", sentence, Risk.LOSES):
                 m.draft.patch_inode(m.offset(ino))
+                m.draft.doubtful.add(ino)
         elif ino in wrong or m.record(ino)["mode"] >> 12 not in TYPES:
             _renew(m, ino, belongings[ino])
         else:
