@@ -22,7 +22,15 @@ from pmemfs.fsck.passes import Checker
 from pmemfs.fsck.superblock import check_superblock
 from pmemfs.image import Image
 from pmemfs.layout.geometry import CONTROL_OFFSET, EXTENT_BYTES, HEAD_DURABLE_BYTES, PAGE_BYTES
-from pmemfs.layout.records import CONTROL, INODE, JOURNAL_HEADER, SUPERBLOCK, XATTR_PAGE, MountState
+from pmemfs.layout.records import (
+    CONTROL,
+    INODE,
+    JOURNAL_HEADER,
+    SUPERBLOCK,
+    XATTR_PAGE,
+    MountState,
+    seal,
+)
 
 # What a damage takes with it, by path. All else is there afterwards, byte for byte.
 FILE, BIG, TREE = {b"/file", b"/again"}, {b"/big"}, {b"/tree"}
@@ -203,6 +211,22 @@ def test_a_zeroed_head_comes_back(
     plan = repair(filled.path, decide=everything)
     assert plan.is_complete, [str(finding) for finding in plan.left.findings]
     assert tree_of(filled.path) == before
+
+
+def test_a_chunk_of_inodes_comes_back_whose_head_is_zeros(filled: HandImage) -> None:
+    """The inodes are there, and pages name them, but nothing says where they are."""
+    ino, extent = fi.CHUNK_1 + 7, 12
+    values = {"mode": stat.S_IFREG | 0o640, "nlink": 1, "size": 5, "pages": 1, "generation": 1}
+    record = seal(INODE, **values, map=[fi.run(fi.FREE_SMALL_PFN, 1)])
+    filled.poke(fi.inode_offset(extent, ino), record)
+    filled.own(fi.FREE_SMALL_PFN, fi.owner_word(ino, 0))
+    filled.set_page(fi.FREE_SMALL_PFN, b"there")
+    filled.set_page(fi.DIR_LEAF, fi.leaf_page(fi.DIR, [(b"inner", ino, stat.S_IFREG)]))
+    filled.patch_inode(fi.FIFO, nlink=3)
+    plan = repair(filled.path, decide=only_safe)
+    assert plan.is_complete, [str(finding) for finding in plan.left.findings]
+    file = tree_of(filled.path)[b"/dir/inner"]
+    assert (file["mode"], file["data"]) == (values["mode"], b"there")
 
 
 @pytest.mark.parametrize("extent", [fi.SMALL, fi.METADATA])

@@ -64,8 +64,9 @@ def mend_files(m: Mending) -> None:
             mend_symlink(m, ino)
         elif m.type_of(ino) != REGULAR and m.record(ino)["pages"]:
             _clear_count(m, ino)
+    others = set(inos)
     for ino in m.subjects("map-beyond-size"):
-        if ino not in inos:
+        if ino not in others:
             _mend_size(m, ino)
 
 

@@ -67,6 +67,10 @@ class Mending:
         found = (self.report.subjects.get(check, set()) for check in checks)
         return sorted(set().union(*found))
 
+    def is_found(self, check: str, subject: int) -> bool:
+        """Tell whether a check has found something about a subject."""
+        return subject in self.report.subjects.get(check, ())
+
     # -- inodes ------------------------------------------------------------------------------
 
     def offset(self, ino: int) -> int:
