@@ -2,8 +2,8 @@
 
 Order of the stores:
 
-1. the boot id of no host, flushed, then **publish** state "mounted": from here on a mount that
-   finds the image checks it first, and refuses it while it is damaged;
+1. the boot id of no host and persistence mode 0, flushed, then **publish** state "mounted": from
+   here on a mount that finds the image checks it first, and refuses it while it is damaged;
 2. the homes of the transaction that was left, flushed; **publish** "nothing to replay";
 3. what transactions may not change (superblock copies, the control page, the rest of the head
    table), each flushed and fenced by itself; the copy of the superblock goes before it;
@@ -47,7 +47,7 @@ from pmemfs.layout.records import (
 NO_HOST = b"fsck interrupted"  # 16 bytes, the boot id of no host
 _COMMITTED = CONTROL_OFFSET + CONTROL.offset_of["committed"]
 _STATE = CONTROL_OFFSET + CONTROL.offset_of["state"]
-_BOOT_ID = CONTROL_OFFSET + CONTROL.offset_of["boot_id"]
+_BOOT_ID = CONTROL_OFFSET + CONTROL.offset_of["boot_id"]  # followed by the persistence mode
 
 
 def apply(
@@ -66,7 +66,7 @@ def apply(
     """
     device = image.device
     _back(device, repairs, transaction)
-    _store(device, _BOOT_ID, NO_HOST)
+    _store(device, _BOOT_ID, NO_HOST + bytes(WORD_BYTES))
     _publish(device, _STATE, MountState.MOUNTED)
     if transaction is not None:
         for offset, data in iter_stores(image, transaction):
