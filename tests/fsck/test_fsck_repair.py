@@ -260,6 +260,18 @@ def test_pages_behind_a_size_that_is_in_doubt_are_kept(filled: HandImage, before
     assert file["data"][:20000] == before[b"/file"]["data"]
 
 
+def test_a_page_goes_to_the_file_that_its_owner_word_names(filled: HandImage, before: Tree) -> None:
+    """Though only the map of the other has it: that of its owner is broken."""
+    filled.patch_inode(fi.TREE, map_kind=fi.MapKind.RUNS, map_height=0, map=[1 << 47])
+    whole = fi.run(fi.extent_to_pfn(fi.WHOLE_A), 512, fi.WHOLE)
+    words = [fi.run(fi.TREE_PFN, 1), fi.HOLE | 511, whole]
+    filled.patch_inode(fi.BIG, map=words, pages=513)
+    assert repair(filled.path, decide=everything).is_complete
+    after = tree_of(filled.path)
+    assert after[b"/tree"] == before[b"/tree"]
+    assert after[b"/big"]["data"][:PAGE_BYTES].startswith(b"page 3 ")  # a copy
+
+
 # -- checksums -----------------------------------------------------------------------------------
 
 

@@ -83,7 +83,8 @@ def mend_unreachable(m: Mending) -> None:
         kind, record = m.type_of(ino), m.record(ino)
         if ino == ROOT_INO or (kind == DIRECTORY and m.inodes.parent[slot]):
             continue
-        if record["nlink"] or (kind == DIRECTORY and record["entries"]):
+        kept = record["nlink"] or ino in m.draft.doubtful
+        if kept or (kind == DIRECTORY and record["entries"]):
             nameless.append(ino)
         elif m.draft.begin("inode-unreachable", f"put inode {ino} on the orphan list"):
             put_on_orphan_list(m, ino)

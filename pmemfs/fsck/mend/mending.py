@@ -59,6 +59,7 @@ class Mending:
         self.owners = checker.owners
         self.inodes = checker.inodes
         self.wanted: set[int] = set()  # pages, and of extents the first, that are not free
+        self.named: dict[int, int] = {}  # such pages to the inode whose owner words will be needed
         self.given: set[int] = set()  # pages, and of extents the first, that have their owner
         self._free: dict[Kind, Iterator[int]] = {}
 
