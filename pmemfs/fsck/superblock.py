@@ -76,9 +76,6 @@ def check_control(image: Image) -> Iterator[Finding]:
     if control["committed"] & ~NOTHING_TO_REPLAY > MAX_SEQUENCE:
         text = f"transaction {control['committed'] & ~NOTHING_TO_REPLAY} cannot have been reached"
         yield _control("control-sequence", "committed", text)
-    if control["state"] == MountState.CLEAN and control["sequence"] & 1:
-        text = "the sequence word says that something moves, but the image is marked clean"
-        yield _control("control-fields", "sequence", text)
     if control["persist"] > 1:
         text = f"persistence mode {control['persist']} is not known"
         yield _control("control-fields", "persist", text)
