@@ -66,8 +66,8 @@ def mend_lost_chunks(m: Mending) -> None:
     and the same chunk that is not there, in the same places.
     """
     taken = {chunk.index for chunk in m.inodes.chunks}
-    for extent in m.extents.of_kind(*FREE_KINDS).tolist():
-        if extent < m.image.geometry.fixed_extents or not count_inodes(m, extent):
+    for extent in m.extents_with_data(*FREE_KINDS):
+        if not count_inodes(m, extent):
             continue
         index = _index_by_owners(m, extent)
         if index is None or index in taken:

@@ -21,6 +21,7 @@ from pmemfs.layout.geometry import (
     PAGE_BYTES,
     extent_to_offset,
     extent_to_pfn,
+    offset_to_extent,
     pfn_to_extent,
     pfn_to_offset,
 )
@@ -156,7 +157,7 @@ class Mending:
         claimed = {pfn_to_extent(pfn) for pfn in self.wanted}
         claimed |= set(np.flatnonzero(self.extents.disputed).tolist())
         free = [self.extents.of_kind(Kind.FREE), self.extents.of_kind(Kind.RETURNED)]
-        for extent in np.concatenate(free).tolist():
+        for extent in map(int, np.concatenate(free)):
             if extent in claimed or self.extents.kind[extent] not in (Kind.FREE, Kind.RETURNED):
                 continue
             start = extent_to_offset(extent)
@@ -169,6 +170,16 @@ class Mending:
         for start in range(0, EXTENT_BYTES, PAGE_BYTES):
             page = data[start : start + PAGE_BYTES]
             self.draft.put(extent_to_offset(extent) + start, page, Way.FRESH)
+
+    def extents_with_data(self, *kinds: Kind) -> Iterator[int]:
+        """Iterate extents of these kinds with data on the host, behind the fixed ones."""
+        device, reached = self.image.device, self.image.geometry.fixed_extents
+        for low, high in device.iter_data(extent_to_offset(reached), device.size_bytes):
+            first, stop = max(offset_to_extent(low), reached), offset_to_extent(high - 1) + 1
+            for extent in range(first, stop):
+                if self.extents.kind[extent] in kinds:
+                    yield extent
+            reached = max(stop, reached)
 
     def start_extent(self, extent: int, kind: Kind) -> None:
         """Make a free extent one of small or metadata pages, none of them owned."""
