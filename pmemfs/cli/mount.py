@@ -99,8 +99,7 @@ def validate_after_reboot(image: str) -> None:
     """Refuse an image that a host's restart cut off, if that has damaged it.
 
     Without ``persist=disk`` the host may have written later changes and not their log, so such
-    an image is checked before it is trusted; and so is one that an interrupted fsck has left, since
-    that has the boot id of no host. Raises `DamagedImageError` with what to run.
+    an image is checked before it is trusted. Raises `DamagedImageError` with what to run.
     """
     opened = Image.open(image, lock="shared")
     try:
@@ -111,9 +110,9 @@ def validate_after_reboot(image: str) -> None:
         opened.close()
     if not report.is_clean:
         raise DamagedImageError(
-            f"{image} was in use when its host went down or fsck was interrupted, and "
-            f"{len(report.findings)} things in it do not fit together: look with "
-            f"pmemfs fsck {image} -n, mend it with -p; pmemfs mount -o ro reads what can be read"
+            f"{image} was mounted when its host went down, and {len(report.findings)} things in "
+            f"it do not fit together: look with pmemfs fsck {image}; pmemfs mount -o ro reads "
+            "what can be read"
         )
 
 

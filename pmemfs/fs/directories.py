@@ -42,19 +42,6 @@ COOKIE_DOT = 1
 COOKIE_DOT_DOT = 2
 
 _unpack_slot = DIRECTORY_SLOT.struct.unpack_from
-Hasher = hashlib.blake2b
-
-
-def new_hasher(hash_seed: bytes) -> Hasher:
-    """Return what `hash_name` copies for each name: BLAKE2b, keyed with the seed of the image."""
-    return hashlib.blake2b(digest_size=8, key=hash_seed)
-
-
-def hash_name(hasher: Hasher, name: bytes) -> int:
-    """Return the cookie a name has when no other name of equal hash is there."""
-    hasher = hasher.copy()
-    hasher.update(name)
-    return int.from_bytes(hasher.digest(), "little") & _HASH_MASK or 1 << 8
 
 
 class Found(NamedTuple):
@@ -84,11 +71,13 @@ class Directories:
         self._device = device
         self._pool = pool
         self._metadata = metadata
-        self._hasher = new_hasher(hash_seed)
+        self._hasher = hashlib.blake2b(digest_size=8, key=hash_seed)
 
     def hash(self, name: bytes) -> int:
         """Return the cookie a name has when no other name of equal hash is there."""
-        return hash_name(self._hasher, name)
+        hasher = self._hasher.copy()
+        hasher.update(name)
+        return int.from_bytes(hasher.digest(), "little") & _HASH_MASK or 1 << 8
 
     # -- finding -----------------------------------------------------------------------------
 
