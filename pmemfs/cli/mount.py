@@ -102,8 +102,7 @@ def validate_unclean(image: str) -> None:
 
     One is that the last mount has found damage. The other is that a restart of the host cut it
     off: without ``persist=disk`` the host may have written later changes and not their log; with
-    it, recovery is all that is needed. An interrupted fsck leaves the boot id of no host. Raises
-    `DamagedImageError` with what to run.
+    it, recovery is all that is needed. Raises `DamagedImageError` with what to run.
     """
     opened = Image.open(image, lock="shared")
     try:

@@ -45,16 +45,9 @@ COOKIE_DOT_DOT = 2
 _HASHES_KEPT = 1024
 
 _unpack_slot = DIRECTORY_SLOT.struct.unpack_from
-Hasher = hashlib.blake2b
 
 
-def new_hasher(hash_seed: bytes) -> Hasher:
-    """Return what `hash_name` copies for each name: BLAKE2b, keyed with the seed of the image."""
-    return hashlib.blake2b(digest_size=8, key=hash_seed)
-
-
-def hash_name(hasher: Hasher, name: bytes) -> int:
-    """Return the cookie a name has when no other name of equal hash is there."""
+def _hash(hasher: hashlib.blake2b, name: bytes) -> int:
     hasher = hasher.copy()
     hasher.update(name)
     return int.from_bytes(hasher.digest(), "little") & _HASH_MASK or 1 << 8
@@ -88,7 +81,9 @@ class Directories:
         self._pool = pool
         self._metadata = metadata
         # an operation asks for the hash of a name more than once, and the next is about it, too
-        self._hash = lru_cache(_HASHES_KEPT)(partial(hash_name, new_hasher(hash_seed)))
+        self._hash = lru_cache(_HASHES_KEPT)(
+            partial(_hash, hashlib.blake2b(digest_size=8, key=hash_seed))
+        )
 
     def hash(self, name: bytes) -> int:
         """Return the cookie a name has when no other name of equal hash is there."""

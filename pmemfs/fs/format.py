@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import stat
 import time
@@ -18,7 +19,6 @@ from collections.abc import Callable, Iterator
 from pmemfs.device import MappedDevice
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import leaf
-from pmemfs.fs.directories import hash_name, new_hasher
 from pmemfs.fs.inodes import Inode
 from pmemfs.image import lock_image
 from pmemfs.layout import records
@@ -260,7 +260,8 @@ def _lost_and_found(
 ) -> Iterator[tuple[int, bytes]]:
     """Name a directory in the root; iterate what is to be stored for it, with the root's leaf."""
     child = _directory(geometry, LOST_AND_FOUND_INO, 0o700, now_ns)
-    cookie = hash_name(new_hasher(seed), LOST_AND_FOUND)
+    digest = hashlib.blake2b(LOST_AND_FOUND, key=seed, digest_size=8).digest()
+    cookie = int.from_bytes(digest, "little") & ((1 << 63) - 1) & ~0xFF  # FORMAT.md, Directories
     entry = leaf.Entry(cookie, child.ino, stat.S_IFDIR >> 12, LOST_AND_FOUND)
     pfn = extent_to_pfn(geometry.fixed_extents) + 1
     root.nlink, root.entries, root.words[0] = 3, 1, pfn

@@ -2,8 +2,8 @@
 
 Order of the stores:
 
-1. the boot id of no host, flushed, then **publish** state "mounted": from here on a mount that
-   finds the image checks it first, and refuses it while it is damaged;
+1. the boot id of no host and persistence mode 0, flushed, then **publish** state "mounted": from
+   here on a mount that finds the image checks it first, and refuses it while it is damaged;
 2. the homes of the transaction that was left, flushed; **publish** "nothing to replay";
 3. what transactions may not change (superblock copies, the control page, the rest of the head
    table), each flushed and fenced by itself; the copy of the superblock goes before it;
@@ -12,7 +12,8 @@ Order of the stores:
 5. **publish** "nothing to replay", and if all is mended **publish** state "clean".
 
 A repair that fits a journal slot is there whole or not at all. One that does not is cut in the
-order of its stores (see `draft`), and what is there of it the next run takes further. The host
+order of its stores (see `draft`), and what is there of it the next run takes further. Every
+publish stands between two syncs, so that the same holds when the host goes down. The host
 space for all of it is allocated before the first store: a full host changes nothing.
 """
 
@@ -46,7 +47,7 @@ from pmemfs.layout.records import (
 NO_HOST = b"fsck interrupted"  # 16 bytes, the boot id of no host
 _COMMITTED = CONTROL_OFFSET + CONTROL.offset_of["committed"]
 _STATE = CONTROL_OFFSET + CONTROL.offset_of["state"]
-_BOOT_ID = CONTROL_OFFSET + CONTROL.offset_of["boot_id"]
+_BOOT_ID = CONTROL_OFFSET + CONTROL.offset_of["boot_id"]  # followed by the persistence mode
 
 
 def apply(
@@ -65,24 +66,24 @@ def apply(
     """
     device = image.device
     _back(device, repairs, transaction)
-    _store(device, _BOOT_ID, NO_HOST)
-    device.publish(_STATE, MountState.MOUNTED)
+    _store(device, _BOOT_ID, NO_HOST + bytes(WORD_BYTES))
+    _publish(device, _STATE, MountState.MOUNTED)
     if transaction is not None:
         for offset, data in iter_stores(image, transaction):
             _store(device, offset, data)
-    device.publish(_COMMITTED, sequence | NOTHING_TO_REPLAY)
+    _publish(device, _COMMITTED, sequence | NOTHING_TO_REPLAY)
     for offset, data, way in _each_store(repairs):
         if way == Way.PLAIN:
             _store(device, offset, data)
             device.fence()
+            device.sync()
     for batch in _batches(repairs):
         sequence += 1
         _commit(device, batch, sequence)
-    device.publish(_COMMITTED, sequence | NOTHING_TO_REPLAY)
+    _publish(device, _COMMITTED, sequence | NOTHING_TO_REPLAY)
     if complete:
         _store(device, _BOOT_ID, bytes(len(NO_HOST)))
-        device.publish(_STATE, MountState.CLEAN)
-    device.sync()
+        _publish(device, _STATE, MountState.CLEAN)
 
 
 def _each_store(repairs: Iterable[Repair]) -> Iterator[Store]:
@@ -93,6 +94,13 @@ def _each_store(repairs: Iterable[Repair]) -> Iterator[Store]:
 def _store(device: MappedDevice, offset: int, data: bytes) -> None:
     device.store(offset, data)
     device.flush(offset, len(data))
+
+
+def _publish(device: MappedDevice, offset: int, word: int) -> None:
+    """Publish a word, between two syncs: the host may lose power, too."""
+    device.sync()
+    device.publish(offset, word)
+    device.sync()
 
 
 def _back(device: MappedDevice, repairs: list[Repair], transaction: Transaction | None) -> None:
@@ -146,7 +154,7 @@ def _commit(device: MappedDevice, batch: list[Store], sequence: int) -> None:
         payload_checksum=zlib.crc32(payload),
     )
     _store(device, journal_slot_offset(sequence), header + payload)
-    device.publish(_COMMITTED, sequence)
+    _publish(device, _COMMITTED, sequence)
     for store in logged:
         _store(device, store.offset, store.data)
 

@@ -98,7 +98,7 @@ class Draft:
     """An image that was opened ``private``, the repairs made on it, and those declined.
 
     ``sequence`` is the number of the last transaction, ``blocked`` has what cannot be mended
-    and why.
+    and why, ``doubtful`` the inodes that were kept though their checksum was wrong.
     """
 
     def __init__(self, image: Image, decide: Decide) -> None:
@@ -109,6 +109,7 @@ class Draft:
         self.repairs: list[Repair] = []
         self.declined: list[Repair] = []
         self.blocked: list[str] = []
+        self.doubtful: set[int] = set()
         self._decide = decide
         self._before: list[tuple[int, bytes]] = []
 

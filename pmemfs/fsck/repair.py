@@ -214,6 +214,7 @@ def _mend(draft: Draft, progress: Progress | None, now_ns: int) -> Report:
 
 def _mend_lowest(draft: Draft, checker: Checker, now_ns: int) -> bool:
     """Call menders for what was found, until one has changed something or has been declined."""
+    blocked = len(draft.blocked)
     for checks, mender in MENDERS:
         if any(check in checker.report.counts for check in checks):
             first = len(draft.repairs)
@@ -223,4 +224,6 @@ def _mend_lowest(draft: Draft, checker: Checker, now_ns: int) -> bool:
                 draft.undo(f"there is no free page for this: {draft.repairs[-1]}")
             if draft.declined or any(made.stores for made in draft.repairs[first:]):
                 return True
+            if len(draft.blocked) > blocked:
+                return False
     return False

@@ -79,9 +79,6 @@ def check_control(image: Image) -> Iterator[Finding]:
     if control["generation"] > MAX_GENERATION:
         text = f"mount generation {control['generation']} cannot have been reached"
         yield _control("control-fields", "generation", text)
-    if control["state"] == MountState.CLEAN and control["sequence"] & 1:
-        text = "the sequence word says that something moves, but the image is marked clean"
-        yield _control("control-fields", "sequence", text)
     if control["persist"] > 1:
         text = f"persistence mode {control['persist']} is not known"
         yield _control("control-fields", "persist", text)

@@ -132,7 +132,7 @@ CONTROL = Record(
             "sequence",
             "u64",
             "odd while home stores or descriptors move: a reader that saw it odd, or changed, "
-            "reads again; even in an image of state clean",
+            "reads again",
             "transient",
         ),
         Field("reserved1", "bytes:56", "zero", "once"),

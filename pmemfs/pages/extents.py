@@ -55,6 +55,7 @@ _EXTENT_WORD_SHIFT = EXTENT_SHIFT - 3
 _HEAD_TABLE_WORD = HEAD_TABLE_OFFSET // WORD_BYTES
 _HEAD_WORD_SHIFT = 3  # words of a head, as a power of two
 _WHOLE = int(Kind.WHOLE)
+_BATCH_HEADS = 1 << 16
 _PAGED = (Kind.SMALL, Kind.METADATA)
 _FREE_BYTE = bytes([Kind.FREE])
 _RETURNED_BYTE = bytes([Kind.RETURNED])
@@ -100,7 +101,7 @@ class ExtentPool:
     def _load(self, image: Image) -> None:
         for first, stop in image.iter_head_ranges():
             heads = image.heads[first:stop]
-            self._validate_heads(image, first, heads)
+            self._validate_heads(image, first, stop)
             kinds = heads["kind"].copy()
             kinds[kinds == Kind.DESCRIPTOR] = Kind.RETURNED
             kinds[kinds > max(Kind)] = Kind.FIXED  # passed over: nothing is found in it
@@ -121,8 +122,13 @@ class ExtentPool:
             if kind == Kind.SMALL:
                 self.free_small_pages = len(mine) * _OWNABLE_PAGES - int(used.sum())
 
-    def _validate_heads(self, image: Image, first: int, heads: NDArray[Any]) -> None:
-        """Refuse the image for a head that cannot be; one pass over those that exist."""
+    def _validate_heads(self, image: Image, first: int, stop: int) -> None:
+        """Refuse the image for a head that cannot be; in batches, so that memory is bounded."""
+        for start in range(first, stop, _BATCH_HEADS):
+            heads = image.heads[start : min(start + _BATCH_HEADS, stop)]
+            self._validate_batch(image, start, heads)
+
+    def _validate_batch(self, image: Image, first: int, heads: NDArray[Any]) -> None:
         kinds, used = heads["kind"], heads["used"]
         paged = (kinds == Kind.SMALL) | (kinds == Kind.METADATA)
         wrong = (kinds > max(Kind)) | (paged & (used > _OWNABLE_PAGES))

@@ -17,6 +17,7 @@ from pmemfs.device.crash import CrashState, CrashStates, SparseImage
 from pmemfs.device.recording import Event
 from pmemfs.fsck import everything, repair
 from pmemfs.image import Image, host_boot_id
+from pmemfs.journal.recovery import recover
 from pmemfs.layout.geometry import PAGE_BYTES, ROOT_INO, inode_offset, pfn_to_offset
 from pmemfs.layout.records import MapKind
 
@@ -148,6 +149,22 @@ def test_an_interrupted_repair_is_checked_before_a_mount(image_dir: Path) -> Non
         control = opened.control()
         assert opened.is_clean or not changed or control["boot_id"] != host_boot_id(), state.id
         opened.close()
+
+
+def test_the_engine_replays_what_fsck_has_logged(image_dir: Path) -> None:
+    """Its transactions are those of FORMAT.md, so a mount after a kill recovers them as its own."""
+    image = make(image_dir / "disk.img")
+    owners_gone(image)
+    base, events = record_repair(image)
+    image.close()
+    replayed = 0
+    for state in CrashStates(base, events, exhaustive_limit=4, samples=1, lines_limit=1):
+        fd = state.image.materialise()
+        opened = Image(fd, "crashed")
+        replayed += recover(opened.device) is not None
+        assert recover(opened.device) is None, state.id
+        opened.close()
+    assert replayed > 5
 
 
 def test_all_space_is_backed_before_the_first_store(image_dir: Path) -> None:

@@ -114,11 +114,6 @@ def control_reserved(image: HandImage) -> None:
     image.patch_control(reserved3=b"\x01")
 
 
-@damages("control-fields")
-def clean_with_an_odd_sequence_word(image: HandImage) -> None:
-    image.patch_control(sequence=7)
-
-
 @damages("control-sequence")
 def transaction_that_no_image_reaches(image: HandImage) -> None:
     image.patch_control(committed=(1 << 64) - 5)

@@ -16,9 +16,21 @@ from test_fsck_damage import DAMAGES, Damage
 from pmemfs.device.crash import SparseImage
 from pmemfs.errors import ImageBusyError
 from pmemfs.fsck import Risk, everything, only_safe, repair
+from pmemfs.fsck.heads import ExtentTable, check_heads
+from pmemfs.fsck.journal import read_transaction
+from pmemfs.fsck.passes import Checker
+from pmemfs.fsck.superblock import check_superblock
 from pmemfs.image import Image
-from pmemfs.layout.geometry import CONTROL_OFFSET, EXTENT_BYTES, PAGE_BYTES
-from pmemfs.layout.records import CONTROL, MountState
+from pmemfs.layout.geometry import CONTROL_OFFSET, EXTENT_BYTES, HEAD_DURABLE_BYTES, PAGE_BYTES
+from pmemfs.layout.records import (
+    CONTROL,
+    INODE,
+    JOURNAL_HEADER,
+    SUPERBLOCK,
+    XATTR_PAGE,
+    MountState,
+    seal,
+)
 
 # What a damage takes with it, by path. All else is there afterwards, byte for byte.
 FILE, BIG, TREE = {b"/file", b"/again"}, {b"/big"}, {b"/tree"}
@@ -201,6 +213,22 @@ def test_a_zeroed_head_comes_back(
     assert tree_of(filled.path) == before
 
 
+def test_a_chunk_of_inodes_comes_back_whose_head_is_zeros(filled: HandImage) -> None:
+    """The inodes are there, and pages name them, but nothing says where they are."""
+    ino, extent = fi.CHUNK_1 + 7, 12
+    values = {"mode": stat.S_IFREG | 0o640, "nlink": 1, "size": 5, "pages": 1, "generation": 1}
+    record = seal(INODE, **values, map=[fi.run(fi.FREE_SMALL_PFN, 1)])
+    filled.poke(fi.inode_offset(extent, ino), record)
+    filled.own(fi.FREE_SMALL_PFN, fi.owner_word(ino, 0))
+    filled.set_page(fi.FREE_SMALL_PFN, b"there")
+    filled.set_page(fi.DIR_LEAF, fi.leaf_page(fi.DIR, [(b"inner", ino, stat.S_IFREG)]))
+    filled.patch_inode(fi.FIFO, nlink=3)
+    plan = repair(filled.path, decide=only_safe)
+    assert plan.is_complete, [str(finding) for finding in plan.left.findings]
+    file = tree_of(filled.path)[b"/dir/inner"]
+    assert (file["mode"], file["data"]) == (values["mode"], b"there")
+
+
 @pytest.mark.parametrize("extent", [fi.SMALL, fi.METADATA])
 def test_a_zeroed_owner_page_comes_back(filled: HandImage, before: Tree, extent: int) -> None:
     filled.poke(extent * EXTENT_BYTES, bytes(PAGE_BYTES))
@@ -221,3 +249,72 @@ def test_a_broken_map_is_rebuilt_from_owner_words(filled: HandImage, before: Tre
     plan = repair(filled.path, decide=only_safe)
     assert plan.is_complete, [str(finding) for finding in plan.left.findings]
     assert tree_of(filled.path) == before
+
+
+def test_pages_behind_a_size_that_is_in_doubt_are_kept(filled: HandImage, before: Tree) -> None:
+    """The checksum says that something of the inode has changed; it may have been the size."""
+    at = fi.inode_offset(fi.INODES, fi.FILE) + INODE.offset_of["size"]
+    filled.poke(at, (100).to_bytes(8, "little"))
+    assert repair(filled.path, decide=everything).is_complete
+    file = tree_of(filled.path)[b"/file"]
+    assert file["data"][:20000] == before[b"/file"]["data"]
+
+
+def test_a_page_goes_to_the_file_that_its_owner_word_names(filled: HandImage, before: Tree) -> None:
+    """Though only the map of the other has it: that of its owner is broken."""
+    filled.patch_inode(fi.TREE, map_kind=fi.MapKind.RUNS, map_height=0, map=[1 << 47])
+    whole = fi.run(fi.extent_to_pfn(fi.WHOLE_A), 512, fi.WHOLE)
+    words = [fi.run(fi.TREE_PFN, 1), fi.HOLE | 511, whole]
+    filled.patch_inode(fi.BIG, map=words, pages=513)
+    assert repair(filled.path, decide=everything).is_complete
+    after = tree_of(filled.path)
+    assert after[b"/tree"] == before[b"/tree"]
+    assert after[b"/big"]["data"][:PAGE_BYTES].startswith(b"page 3 ")  # a copy
+
+
+# -- checksums -----------------------------------------------------------------------------------
+
+
+def summed(image: HandImage) -> Iterator[tuple[str, int, int]]:
+    """Iterate ``(check, offset, bytes)`` of all records that carry a checksum."""
+    backup = image.geometry.backup_superblock_offset
+    yield from (("superblock-copy", at, SUPERBLOCK.size_bytes) for at in (0, backup))
+    for extent in range(fi.STALE + 1):
+        yield "head-checksum", image.geometry.head_offset(extent), HEAD_DURABLE_BYTES
+    for ino in range(fi.ROOT, fi.FRONTIER):
+        yield "inode-checksum", fi.inode_offset(fi.INODES, ino), INODE.size_bytes
+    slot = fi.journal_slot_offset(6)
+    yield "journal-header", slot, JOURNAL_HEADER.size_bytes
+    yield "journal-payload", slot + JOURNAL_HEADER.size_bytes, 24
+    page = fi.pfn_to_offset(fi.XATTR)
+    used = XATTR_PAGE.unpack(image.peek(page, XATTR_PAGE.size_bytes))["used_bytes"]
+    yield "xattr-checksum", page, used
+
+
+def test_every_bit_that_flips_is_seen(filled: HandImage) -> None:
+    """In each word of each record with a checksum, one bit after the other, by turns."""
+    filled.set_transaction(6, [(fi.pfn_to_offset(fi.FREE_META_PFN), b"8 bytes.")])
+    opened = Image.open(filled.path, lock="shared")
+    try:
+        for check, start, length in summed(filled):
+            for number, at in enumerate(range(start, start + length, 8)):
+                byte = filled.peek(at + number % 8, 1)[0]
+                filled.poke(at + number % 8, bytes([byte ^ 1 << number % 7]))
+                assert _is_seen(opened, check), (check, at)
+                filled.poke(at + number % 8, bytes([byte]))
+    finally:
+        opened.close()
+    assert filled.check().is_clean
+
+
+def _is_seen(image: Image, check: str) -> bool:
+    """Tell whether the checks of this kind of record find something."""
+    extents = ExtentTable(image.geometry)
+    if check == "superblock-copy":
+        return any(check_superblock(image))
+    if check.startswith("journal"):
+        return any(finding.check.startswith("journal") for finding in read_transaction(image))
+    if check == "head-checksum":
+        return any(check_heads(image, extents, lambda done, total: None))
+    report = Checker(image).run()
+    return any(name.startswith(("inode-", "xattr-")) for name in report.counts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pmemfs.fsck.mend.chunks import mend_chunks, mend_indexes
+from pmemfs.fsck.mend.chunks import mend_chunks, mend_indexes, mend_lost_chunks
 from pmemfs.fsck.mend.directories import DIRECTORY_CHECKS, mend_directories
 from pmemfs.fsck.mend.extents import (
     mend_beyond,
@@ -51,6 +51,7 @@ MENDERS: list[tuple[tuple[str, ...], Callable[[Mending], None]]] = [
     (("chunk-frontier", "chunk-used", "chunk-chain", "inode-zero"), mend_chunks),
     (("root-missing",), mend_root),
     (("orphan-list",), mend_orphans),
+    (("owner-inode", "dir-target"), mend_lost_chunks),
     (("map-extent",), mend_claimed_extents),
     ((*_MAPS, *_CONTENTS), mend_files),
     ((*_MAPS, *DIRECTORY_CHECKS, "owner-unmapped"), mend_directories),

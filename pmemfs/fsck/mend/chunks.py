@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from pmemfs.fsck.draft import Risk
 from pmemfs.fsck.inodes import MAX_CHUNKS
-from pmemfs.fsck.mend.extents import count_inodes, read_records, sealed_places
+from pmemfs.fsck.mend.extents import (
+    FREE_KINDS,
+    count_inodes,
+    read_records,
+    sealed_places,
+    used_places,
+)
 from pmemfs.fsck.mend.mending import Mending
 from pmemfs.layout.geometry import INODE_BYTES, INODES_PER_EXTENT, inode_offset
 from pmemfs.layout.records import Kind, MapKind
@@ -51,6 +57,29 @@ def _index_by_owners(m: Mending, extent: int) -> int | None:
                 votes[owner // INODES_PER_EXTENT] += 1
     best = [index for index, _ in votes.most_common(1) if 0 < index < MAX_CHUNKS]
     return best[0] if best else None
+
+
+def mend_lost_chunks(m: Mending) -> None:
+    """Find the inodes that names and owner words miss, where a head has lost their extent.
+
+    A free extent is a chunk if inodes with right checksums are in it, and pages name inodes of one
+    and the same chunk that is not there, in the same places.
+    """
+    taken = {chunk.index for chunk in m.inodes.chunks}
+    for extent in m.extents_with_data(*FREE_KINDS):
+        if not count_inodes(m, extent):
+            continue
+        index = _index_by_owners(m, extent)
+        if index is None or index in taken:
+            continue
+        sentence = f"make extent {extent} chunk {index} of the inodes again, which pages name"
+        if m.draft.begin("owner-inode", sentence):
+            records = read_records(m, extent)
+            used = int(np.count_nonzero(records["mode"]))
+            m.draft.put_head(
+                extent, Kind.INODES, index=index, used=used, frontier=used_places(records)
+            )
+            taken.add(index)
 
 
 def mend_chunks(m: Mending) -> None:

@@ -98,6 +98,7 @@ def _add_run(found: FileMap, index: int, pfn: int, count: int, *, whole: bool) -
 
 def _read_tree(record: dict[str, Any], n_pages: int, read_node: ReadNode, found: FileMap) -> None:
     todo: list[tuple[Any, int, int]] = [(record["map"], record["map_height"], 0)]
+    seen: set[int] = set()
     while todo:
         words, height, first = todo.pop()
         for place in np.flatnonzero(words).tolist():
@@ -111,10 +112,11 @@ def _read_tree(record: dict[str, Any], n_pages: int, read_node: ReadNode, found:
             elif whole:
                 found.whole[index >> EXTENT_PAGE_SHIFT] = pfn >> EXTENT_PAGE_SHIFT
             else:
-                page = None if pfn in found.nodes else read_node(pfn)
+                page = None if pfn in seen else read_node(pfn)
                 if page is None:
                     found.broken = True
                     continue
+                seen.add(pfn)
                 found.nodes.append(pfn)
                 todo.append((np.frombuffer(page, "<u8"), height - 1, index))
 

@@ -25,6 +25,7 @@ from pmemfs.fsck.mend.links import put_on_orphan_list
 from pmemfs.fsck.mend.mending import Belongings, Mending, NoPageError
 from pmemfs.layout.geometry import (
     EXTENT_BYTES,
+    MAX_FILE_BYTES,
     PAGE_BYTES,
     extent_to_offset,
     extent_to_pfn,
@@ -63,10 +64,24 @@ def mend_files(m: Mending) -> None:
             mend_symlink(m, ino)
         elif m.type_of(ino) != REGULAR and m.record(ino)["pages"]:
             _clear_count(m, ino)
+    others = set(inos)
     for ino in m.subjects("map-beyond-size"):
-        sentence = f"cut what inode {ino} has behind its size, after the next mount"
-        if ino not in inos and m.draft.begin("map-beyond-size", sentence):
-            put_on_orphan_list(m, ino)
+        if ino not in others:
+            _mend_size(m, ino)
+
+
+def _mend_size(m: Mending, ino: int) -> None:
+    """Let the size of a file reach over its pages, if it is in doubt; else have them cut."""
+    if ino in m.draft.doubtful:
+        record = m.record(ino)
+        end = read_map(record, m.image.geometry.n_pages, lambda pfn: bytes(m.read_page(pfn))).end
+        sentence = f"let the size of inode {ino} reach over all of its {end} pages"
+        if m.draft.begin("map-beyond-size", sentence, Risk.LOSES):
+            m.draft.patch_inode(m.offset(ino), size=min(end * PAGE_BYTES, MAX_FILE_BYTES))
+        return
+    sentence = f"cut what inode {ino} has behind its size, after the next mount"
+    if m.draft.begin("map-beyond-size", sentence):
+        put_on_orphan_list(m, ino)
 
 
 def _clear_count(m: Mending, ino: int) -> None:
@@ -88,6 +103,13 @@ class _File:
         """Keep what the map has from being given out as free."""
         self.m.wanted.update(self.map.small.values(), self.map.nodes)
         self.m.wanted.update(extent_to_pfn(extent) for extent in self.map.whole.values())
+        if self._lacks(self.map):
+            mine = [*self.mine.small.values(), *map(extent_to_pfn, self.mine.whole.values())]
+            self.m.named.update(dict.fromkeys(mine, self.ino))
+
+    def _lacks(self, found: FileMap) -> bool:
+        """Tell whether a map has too little, so that owner words are needed."""
+        return self.map.broken or self.record["pages"] > found.pages
 
     def mend(self) -> None:
         """Propose the repairs; a declined one ends it."""
@@ -128,11 +150,14 @@ class _File:
     def _is_free(self, pfn: int, kind: Kind) -> bool:
         """Tell whether no map that is in order has a page, and it could be one of this kind."""
         extent = pfn_to_extent(pfn)
-        if pfn in self.m.given or pfn_to_slot(pfn) == 0:
+        if pfn in self.m.given or pfn_to_slot(pfn) == 0 or self._is_named_other(pfn):
             return False
         if self.m.extents.kind[extent] == kind:
             return not self.m.owners.is_claimed(pfn)
         return self._is_free_extent(extent)
+
+    def _is_named_other(self, pfn: int) -> bool:
+        return self.m.named.get(pfn, self.ino) != self.ino
 
     def _is_free_extent(self, extent: int) -> bool:
         if extent < self.m.image.geometry.fixed_extents or extent_to_pfn(extent) in self.m.given:
@@ -196,7 +221,12 @@ class _File:
         if is_whole and (head["owner"], head["index"]) == (self.ino, piece):
             self.m.given.add(first)
         elif first not in self.m.given and (
-            self._is_free_extent(extent) or (is_whole and not self.m.extents.whole_claimed[extent])
+            self._is_free_extent(extent)
+            or (
+                is_whole
+                and not self.m.extents.whole_claimed[extent]
+                and not self._is_named_other(first)
+            )
         ):
             pieces.append((piece, extent))
             self.m.given.add(first)
@@ -205,7 +235,7 @@ class _File:
 
     def _put_back(self, wanted: FileMap) -> None:
         """Add what only owner words and heads give to this file, if it misses pages."""
-        if not self.map.broken and self.record["pages"] <= wanted.pages:
+        if not self._lacks(wanted):
             return
         for piece, extent in self.mine.whole.items():
             first = extent_to_pfn(extent)

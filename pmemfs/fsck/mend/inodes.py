@@ -14,7 +14,7 @@ from typing import Any
 from pmemfs.fsck.draft import Risk
 from pmemfs.fsck.fields import KNOWN_FLAGS
 from pmemfs.fsck.inodes import BLOCK, CHARACTER, DIRECTORY, REGULAR, SYMLINK, TYPES
-from pmemfs.fsck.mend.directories import types_by_name
+from pmemfs.fsck.mend.entries import types_by_name
 from pmemfs.fsck.mend.mending import Belongings, Mending
 from pmemfs.layout.geometry import (
     MAX_FILE_BYTES,
@@ -48,6 +48,7 @@ def mend_inodes(m: Mending) -> None:
     impossible = set(m.subjects("inode-type", "inode-map-kind", "inode-size", "inode-fields"))
     freed = {ino for ino in inos if not m.record(ino)["mode"]}
     _seal_freed(m, [ino for ino in sorted(freed) if not make_anew(m, ino, belongings[ino])])
+    types = types_by_name(m, set(inos) - freed) if wrong or impossible else {}
     for ino in inos:
         if ino in freed:
             continue
@@ -55,8 +56,9 @@ def mend_inodes(m: Mending) -> None:
             sentence = f"keep inode {ino} as it is, though its checksum says that it has changed"
             if m.draft.begin("inode-checksum", sentence, Risk.LOSES):
                 m.draft.patch_inode(m.offset(ino))
+                m.draft.doubtful.add(ino)
         elif ino in wrong or m.record(ino)["mode"] >> 12 not in TYPES:
-            _renew(m, ino, belongings[ino])
+            _renew(m, ino, belongings[ino], types.get(ino, 0))
         else:
             _mend_fields(m, ino, belongings[ino])
 
@@ -81,9 +83,9 @@ def _seal_freed(m: Mending, inos: list[int]) -> None:
             m.draft.put_inode(m.offset(ino), next=m.record(ino)["next"])
 
 
-def _renew(m: Mending, ino: int, mine: Belongings) -> None:
-    check = "inode-checksum" if ino in m.subjects("inode-checksum") else "inode-type"
-    kind = types_by_name(m, {ino}).get(ino, 0)
+def _renew(m: Mending, ino: int, mine: Belongings, kind: int) -> None:
+    """Mend an inode that makes no sense; ``kind`` is the type that its name says, or 0."""
+    check = "inode-checksum" if m.is_found("inode-checksum", ino) else "inode-type"
     if check == "inode-type" and kind in TYPES:
         mode = m.record(ino)["mode"] & 0o7777 | kind << 12
         if m.draft.begin(check, f"give inode {ino} the type that its name says"):
@@ -136,11 +138,11 @@ def _mend_fields(m: Mending, ino: int, mine: Belongings) -> None:
     """Mend an inode of a known type whose checksum is right."""
     record = m.record(ino)
     kind = record["mode"] >> 12
-    if ino in m.subjects("inode-map-kind"):
+    if m.is_found("inode-map-kind", ino):
         _mend_map_kind(m, ino, kind, record)
-    if ino in m.subjects("inode-size"):
+    if m.is_found("inode-size", ino):
         _mend_size(m, ino, kind, mine)
-    if ino in m.subjects("inode-fields"):
+    if m.is_found("inode-fields", ino):
         sentence = f"clear what inode {ino} has set and does not use"
         if m.draft.begin("inode-fields", sentence):
             _clear_strays(m, ino, kind)

@@ -13,7 +13,8 @@ import numpy as np
 
 from pmemfs.fsck.inodes import DIRECTORY, REGULAR
 from pmemfs.fsck.leaves import Entry, name_hash
-from pmemfs.fsck.mend import directories
+from pmemfs.fsck.mend import entries
+from pmemfs.fsck.mend.directories import store_entries
 from pmemfs.fsck.mend.mending import Mending, NoPageError
 from pmemfs.layout.geometry import CONTROL_OFFSET, INODES_PER_EXTENT, ROOT_INO, inode_offset
 from pmemfs.layout.records import CONTROL, INODE, Kind, MapKind
@@ -82,7 +83,8 @@ def mend_unreachable(m: Mending) -> None:
         kind, record = m.type_of(ino), m.record(ino)
         if ino == ROOT_INO or (kind == DIRECTORY and m.inodes.parent[slot]):
             continue
-        if record["nlink"] or (kind == DIRECTORY and record["entries"]):
+        kept = record["nlink"] or ino in m.draft.doubtful
+        if kept or (kind == DIRECTORY and record["entries"]):
             nameless.append(ino)
         elif m.draft.begin("inode-unreachable", f"put inode {ino} on the orphan list"):
             put_on_orphan_list(m, ino)
@@ -98,20 +100,20 @@ def _connect(m: Mending, inos: list[int]) -> None:
     if not m.draft.begin("inode-unreachable", f"give {n} a name in lost+found"):
         return
     home = _lost_and_found(m)
-    gathered = directories.gather(m, home, m.belongings([home])[home])
+    gathered = entries.gather(m, home, m.belongings([home])[home])
     names = {entry.name: entry.ino for entry in gathered.entries}
     seed = m.image.superblock["hash_seed"]
     for ino in inos:
-        name = directories.free_name(b"#%d" % ino, names)
+        name = entries.free_name(b"#%d" % ino, names)
         names[name] = ino
         cookie = name_hash(name, seed)
         gathered.entries.append(Entry(cookie, ino, m.type_of(ino), name, 0))
-    directories.store_entries(m, home, gathered)
+    store_entries(m, home, gathered)
 
 
 def _lost_and_found(m: Mending) -> int:
     """Return the inode of ``lost+found`` in the root, which is made if it is not there."""
-    gathered = directories.gather(m, ROOT_INO, m.belongings([ROOT_INO])[ROOT_INO])
+    gathered = entries.gather(m, ROOT_INO, m.belongings([ROOT_INO])[ROOT_INO])
     names = {entry.name: entry for entry in gathered.entries}
     there = names.get(LOST_AND_FOUND)
     if there is not None and there.type == DIRECTORY:
@@ -128,10 +130,10 @@ def _lost_and_found(m: Mending) -> int:
         **stamps,
     )
     taken = {entry.name: entry.ino for entry in gathered.entries}
-    name = directories.free_name(LOST_AND_FOUND, taken)
+    name = entries.free_name(LOST_AND_FOUND, taken)
     cookie = name_hash(name, m.image.superblock["hash_seed"])
     gathered.entries.append(Entry(cookie, ino, DIRECTORY, name, 0))
-    directories.store_entries(m, ROOT_INO, gathered)
+    store_entries(m, ROOT_INO, gathered)
     m.draft.patch_inode(m.offset(ROOT_INO), nlink=m.record(ROOT_INO)["nlink"] + 1)
     return ino
 
@@ -171,9 +173,9 @@ def _break_cycles(m: Mending) -> None:
         if not ino:
             continue
         home = int(m.inodes.parent[m.inodes.slot(ino)])
-        gathered = directories.gather(m, home, m.belongings([home])[home])
+        gathered = entries.gather(m, home, m.belongings([home])[home])
         gathered.entries = [entry for entry in gathered.entries if entry.ino != ino]
         sentence = f"take the name of directory {ino} out of directory {home}, which it leads to"
         if m.draft.begin("inode-unreachable", sentence):
-            directories.store_entries(m, home, gathered)
+            store_entries(m, home, gathered)
         return

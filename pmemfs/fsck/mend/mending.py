@@ -21,6 +21,7 @@ from pmemfs.layout.geometry import (
     PAGE_BYTES,
     extent_to_offset,
     extent_to_pfn,
+    offset_to_extent,
     pfn_to_extent,
     pfn_to_offset,
 )
@@ -59,6 +60,7 @@ class Mending:
         self.owners = checker.owners
         self.inodes = checker.inodes
         self.wanted: set[int] = set()  # pages, and of extents the first, that are not free
+        self.named: dict[int, int] = {}  # such pages to the inode whose owner words will be needed
         self.given: set[int] = set()  # pages, and of extents the first, that have their owner
         self._free: dict[Kind, Iterator[int]] = {}
 
@@ -66,6 +68,10 @@ class Mending:
         """Return the subjects of these checks, in order."""
         found = (self.report.subjects.get(check, set()) for check in checks)
         return sorted(set().union(*found))
+
+    def is_found(self, check: str, subject: int) -> bool:
+        """Tell whether a check has found something about a subject."""
+        return subject in self.report.subjects.get(check, ())
 
     # -- inodes ------------------------------------------------------------------------------
 
@@ -151,7 +157,7 @@ class Mending:
         claimed = {pfn_to_extent(pfn) for pfn in self.wanted}
         claimed |= set(np.flatnonzero(self.extents.disputed).tolist())
         free = [self.extents.of_kind(Kind.FREE), self.extents.of_kind(Kind.RETURNED)]
-        for extent in np.concatenate(free).tolist():
+        for extent in map(int, np.concatenate(free)):
             if extent in claimed or self.extents.kind[extent] not in (Kind.FREE, Kind.RETURNED):
                 continue
             start = extent_to_offset(extent)
@@ -164,6 +170,16 @@ class Mending:
         for start in range(0, EXTENT_BYTES, PAGE_BYTES):
             page = data[start : start + PAGE_BYTES]
             self.draft.put(extent_to_offset(extent) + start, page, Way.FRESH)
+
+    def extents_with_data(self, *kinds: Kind) -> Iterator[int]:
+        """Iterate extents of these kinds with data on the host, behind the fixed ones."""
+        device, reached = self.image.device, self.image.geometry.fixed_extents
+        for low, high in device.iter_data(extent_to_offset(reached), device.size_bytes):
+            first, stop = max(offset_to_extent(low), reached), offset_to_extent(high - 1) + 1
+            for extent in range(first, stop):
+                if self.extents.kind[extent] in kinds:
+                    yield extent
+            reached = max(stop, reached)
 
     def start_extent(self, extent: int, kind: Kind) -> None:
         """Make a free extent one of small or metadata pages, none of them owned."""

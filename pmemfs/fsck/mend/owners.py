@@ -51,10 +51,11 @@ def _words(m: Mending, extent: int) -> np.ndarray[tuple[int], np.dtype[np.uint64
 def mend_unclaimed(m: Mending) -> None:
     """Free pages and whole extents that no map has."""
     for check, risk in (("owner-unmapped", Risk.SAFE), ("owner-inode", Risk.LOSES)):
-        pfns = m.subjects(check)
+        by_extent: dict[int, list[int]] = {}
+        for pfn in m.subjects(check):
+            by_extent.setdefault(pfn_to_extent(pfn), []).append(pfn)
         why = "no map has" if risk == Risk.SAFE else "belong to no inode that exists"
-        for extent in sorted({pfn_to_extent(pfn) for pfn in pfns}):
-            mine = [pfn for pfn in pfns if pfn_to_extent(pfn) == extent]
+        for extent, mine in by_extent.items():
             if pfn_to_slot(mine[0]) == 0:
                 if m.draft.begin(check, f"free extent {extent}: its pages {why}", risk):
                     m.draft.put_head(extent, Kind.RETURNED)

@@ -35,9 +35,6 @@ def mend_control(m: Mending) -> None:
         for name in _RESERVED:
             size = len(m.image.control()[name])
             m.draft.put(CONTROL_OFFSET + CONTROL.offset_of[name], bytes(size), Way.PLAIN)
-        even = m.image.control()["sequence"] & ~1
-        at = CONTROL_OFFSET + CONTROL.offset_of["sequence"]
-        m.draft.put(at, even.to_bytes(8, "little"), Way.PLAIN)
         if m.image.control()["persist"] > 1:
             m.draft.put(CONTROL_OFFSET + CONTROL.offset_of["persist"], bytes(8), Way.PLAIN)
         if m.image.control()["generation"] > MAX_GENERATION:
