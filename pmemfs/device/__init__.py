@@ -4,5 +4,14 @@ from pmemfs.device.counters import Counters
 from pmemfs.device.crash import CrashState, CrashStates
 from pmemfs.device.mapped import MappedDevice
 from pmemfs.device.recording import Event, RecordingDevice
+from pmemfs.device.sparse import SparseImage
 
-__all__ = ["Counters", "CrashState", "CrashStates", "Event", "MappedDevice", "RecordingDevice"]
+__all__ = [
+    "Counters",
+    "CrashState",
+    "CrashStates",
+    "Event",
+    "MappedDevice",
+    "RecordingDevice",
+    "SparseImage",
+]

@@ -14,6 +14,7 @@ from crash_calls import (
     discard,
     do,
     fsync,
+    hold,
     ino,
     make,
     mkdir,
@@ -291,3 +292,13 @@ case(
     release_idle,
     **many,
 )
+
+# -- unmounting ---------------------------------------------------------------------------------
+
+case("unmount", tree, Volume.close)
+case("unmount-dirty", do(tree, write(b"/d/g", 8, b"dirty")), Volume.close)
+case("unmount-orphans", do(scattered, unlink(b"/f")), Volume.close, **one)
+case("unmount-held", do(tree, hold(b"/d/g"), unlink(b"/d/g")), Volume.close)
+case("unmount-empty", do(garbage, unlink(b"/f"), unlink(b"/g")), Volume.close)
+case("unmount-xattrs", do(tree, setxattr(b"/d/f", b"user.a", b"1")), Volume.close)
+case("unmount-returned", do(wholes, unlink(b"/f")), Volume.close, **one)

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable
 from typing import Any
 
-from crash_run import Case
+from crash_case import Case
 from crash_tree import MODELS, FileModel
 
 from pmemfs.fs.volume import Volume

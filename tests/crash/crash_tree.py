@@ -21,12 +21,16 @@ PAGE = 4096
 _ZERO_PAGE = bytes(PAGE)
 
 
+Identity = tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Node:
     """One inode as its callers see it.
 
-    ``mapped`` has the ranges of bytes that are data, ``pages`` those pages that are not all zero,
-    padded with zeros at the end of the file.
+    ``identity`` tells it from those that had its number before. ``mapped`` has the ranges of
+    bytes that are data, ``pages`` those pages that are not all zero, padded with zeros at the end
+    of the file.
     """
 
     attributes: tuple[int | bytes, ...]
@@ -34,6 +38,7 @@ class Node:
     size: int
     mapped: tuple[tuple[int, int], ...] = ()
     pages: dict[int, bytes] = field(compare=False, default_factory=dict)
+    identity: Identity = field(compare=False, default=(0, 0))
 
 
 Tree = dict[bytes, Node]
@@ -69,7 +74,8 @@ def _node(volume: Volume, ino: int, unread: bool) -> Node:
     times = (i.atime_ns, i.mtime_ns, i.ctime_ns, i.btime_ns)
     names = volume.listxattr(ino)
     xattrs = tuple((name, volume.getxattr(ino, name)) for name in names)
-    return Node((*attributes, *times, target), xattrs, i.size, mapped, pages)
+    identity = (ino, i.generation)
+    return Node((*attributes, *times, target), xattrs, i.size, mapped, pages, identity)
 
 
 def _data(
@@ -147,20 +153,39 @@ def require_modelled(volume: Volume, tree: Tree, skip: frozenset[bytes]) -> None
 class Allowed:
     """The trees that a crash may leave: ``trees[k]`` is the one after ``k`` steps.
 
-    ``floor`` rises with the steps seen to be durable: later crashes may not lose them.
+    ``returned[k]`` is how many events had been recorded when step ``k`` returned: later crashes
+    may not lose it. ``synced`` maps an inode, by number and generation, to the steps that made its
+    data durable; ``durable`` says that the last step makes all data so.
     """
 
-    def __init__(self, trees: list[Tree]) -> None:
+    def __init__(
+        self,
+        trees: list[Tree],
+        returned: list[int],
+        *,
+        durable: bool = True,
+        synced: dict[Identity, list[int]] | None = None,
+    ) -> None:
         self.trees = trees
-        self.floor = 0
+        self.returned = returned
+        self.durable = durable
+        self.synced = synced or {}
+        self._nodes = [{node.identity: node for node in tree.values()} for tree in trees]
 
-    def match(self, tree: Tree, *, words: bool) -> int:
-        """Return the highest step that ``tree`` may be the state of; raise AssertionError.
+    def floor(self, after: int) -> int:
+        """Return the step that a crash behind event number ``after`` may not lose."""
+        return max(k for k, events in enumerate(self.returned) if events <= after)
 
-        ``words`` allows words overwritten in place by the steps so far, or by the next, to be old.
+    def match(self, tree: Tree, floor: int) -> int:
+        """Return the highest step from ``floor`` on that ``tree`` may be the state of.
+
+        Words overwritten in place by the steps so far, or by the next, may be old, unless the
+        data was made durable in between. Raises AssertionError.
         """
+        last = len(self.trees) - 1
+        words = not (floor == last and self.durable)
         why = []
-        for step in range(len(self.trees) - 1, self.floor - 1, -1):
+        for step in range(last, floor - 1, -1):
             problem = self._difference(tree, step, words)
             if problem is None:
                 return step
@@ -182,7 +207,7 @@ class Allowed:
 
     def _data_difference(self, path: bytes, node: Node, step: int, words: bool) -> str | None:
         want = self.trees[step][path]
-        others = self._old_words(path, step, want.size) if words else []
+        others = self._old_words(want, step) if words else []
         for number in node.pages.keys() | want.pages.keys():
             page = node.pages.get(number, _ZERO_PAGE)
             got = np.frombuffer(page, "<u8")
@@ -197,21 +222,23 @@ class Allowed:
                 return f"{path!r} has {one!r} at {at}, not {two!r} ({(~good).sum()} words)"
         return None
 
-    def _old_words(self, path: bytes, step: int, size: int) -> list[tuple[Node, int]]:
+    def _old_words(self, want: Node, step: int) -> list[tuple[Node, int]]:
         """Return the states whose words may still be there, each with where these words end.
 
         What lay behind the end of the file in between is no old word, but zero.
         """
         found = []
-        if step + 1 < len(self.trees) and path in self.trees[step + 1]:
-            following = self.trees[step + 1][path]
-            found.append((following, min(following.size, size)))
-        end = size
-        for tree in reversed(self.trees[:step]):
-            if path not in tree:
+        who = want.identity
+        if step + 1 < len(self.trees) and who in self._nodes[step + 1]:
+            following = self._nodes[step + 1][who]
+            found.append((following, min(following.size, want.size)))
+        end = want.size
+        oldest = max((k for k in self.synced.get(who, ()) if k <= step), default=0)
+        for nodes in reversed(self._nodes[oldest:step]):
+            if who not in nodes:
                 break
-            end = min(end, tree[path].size)
-            found.append((tree[path], end))
+            end = min(end, nodes[who].size)
+            found.append((nodes[who], end))
         return found
 
 

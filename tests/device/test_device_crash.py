@@ -7,7 +7,7 @@ import os
 import pytest
 
 from pmemfs.device import CrashStates, Event
-from pmemfs.device.crash import SparseImage
+from pmemfs.device.sparse import SparseImage
 from pmemfs.errors import InvariantError
 
 SIZE = 1 << 16
