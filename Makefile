@@ -4,7 +4,7 @@ PY := .venv/bin/python
 WORKERS ?= 2
 SBIN ?= /sbin
 
-.PHONY: help setup demo test test-slow bench check format clean install uninstall
+.PHONY: help setup demo test test-slow crash replay bench check format clean install uninstall
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,12 @@ test: setup  ## Run the tests (minutes; mounts included)
 
 test-slow: setup  ## Run also the tests that take longer
 	$(PY) -m pytest -n $(WORKERS) -m "slow or not slow"
+
+crash: setup  ## Crash all pairs of operations, then random ones; ARGS="--states 500000 --jobs 2"
+	$(PY) tests/crash/crash_long.py $(ARGS)
+
+replay: setup  ## Bring one crash state back; ID=CASE@SAMPLES/STATE, as a failure printed it
+	@$(PY) tests/crash/crash_replay.py '$(ID)'
 
 bench: setup  ## Compare speed with other file systems; ARGS="--quick --png peers.png"
 	$(PY) scripts/bench_peers.py $(ARGS)

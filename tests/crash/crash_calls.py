@@ -17,6 +17,7 @@ from pmemfs.fs.volume import Volume
 PIECE = 2 << 20
 FILE = stat.S_IFREG | 0o644
 PUNCH = 3
+ZERO_RANGE = 16
 A, B, C = b"A", b"B", b"C"
 CASES: list[Case] = []
 
@@ -125,6 +126,32 @@ def allocate(path: bytes, offset: int, length: int) -> Run:
         lambda v: v.fallocate(ino(v, path), 0, offset, length),
         lambda v: model(v, path).allocate(offset, length),
     )
+
+
+def zero(path: bytes, offset: int, length: int) -> Run:
+    return do(
+        lambda v: v.fallocate(ino(v, path), ZERO_RANGE, offset, length),
+        lambda v: model(v, path).punch(offset, length),
+        lambda v: model(v, path).allocate(offset, length),
+    )
+
+
+def copy(path: bytes, offset: int, to: bytes, to_offset: int, length: int) -> Run:
+    def run(volume: Volume) -> None:
+        data = model(volume, path).read(offset, length)
+        done = volume.copy_range(ino(volume, path), offset, ino(volume, to), to_offset, length)
+        assert done == len(data)
+        model(volume, to).write(to_offset, data)
+
+    return run
+
+
+def tmpfile(path: bytes) -> Run:
+    def run(volume: Volume) -> None:
+        made = volume.tmpfile(ino(volume, path), 0o600)
+        MODELS.setdefault(volume, {})[made.ino] = FileModel()
+
+    return run
 
 
 def preallocate(path: bytes, offset: int, length: int) -> Run:

@@ -17,20 +17,34 @@ from typing import Any
 from crash_tree import Allowed, Tree, observe, require_modelled
 
 from pmemfs.device import CrashStates, Event, MappedDevice, RecordingDevice, SparseImage
+from pmemfs.device.lint import Lint, lint
 from pmemfs.fs.format import format_image
 from pmemfs.fs.volume import Options, Volume
-from pmemfs.layout.geometry import CONTROL_OFFSET, EXTENT_BYTES, Geometry, extent_to_offset
-from pmemfs.layout.records import CONTROL
+from pmemfs.journal.journal import COMMITTED_OFFSET
+from pmemfs.layout.geometry import (
+    CONTROL_OFFSET,
+    EXTENT_BYTES,
+    HEAD_DURABLE_BYTES,
+    Geometry,
+    extent_to_offset,
+)
+from pmemfs.layout.records import CONTROL, NOTHING_TO_REPLAY
 
 SIZE = 64 << 20
 GEOMETRY = Geometry.of_size(SIZE)
 SAMPLES = int(os.environ.get("PMEMFS_CRASH_SAMPLES", "8"))
 SECOND = 10**9
 _ZERO_PAGE = bytes(4096)
-_SEQUENCE_LINE = CONTROL_OFFSET + CONTROL.offset_of["sequence"]
-_RESERVE = extent_to_offset(GEOMETRY.reserve_extent)
-TRANSIENT = ((_SEQUENCE_LINE, _SEQUENCE_LINE + 64), (_RESERVE, _RESERVE + EXTENT_BYTES))
-"""What nothing after a crash reads: the sequence word and the tables of the reserve."""
+_SEQUENCE = CONTROL_OFFSET + CONTROL.offset_of["sequence"]
+_SEQUENCE_LINE = (_SEQUENCE, _SEQUENCE + 64)
+_RESERVE = (
+    extent_to_offset(GEOMETRY.reserve_extent),
+    extent_to_offset(GEOMETRY.reserve_extent + 1),
+)
+_TRANSIENT_HALVES = [
+    (GEOMETRY.head_offset(extent) + HEAD_DURABLE_BYTES, GEOMETRY.head_offset(extent + 1))
+    for extent in range(GEOMETRY.n_extents)
+]
 
 Operation = Callable[[Volume], Any]
 
@@ -85,6 +99,7 @@ class Recording:
 
     ``since`` is the event from which on epochs are enumerated. ``recover`` is called with the
     path of each state before the oracle looks at it: for what recovers by more than a mount.
+    ``splits`` are where split tables lie, in bytes.
     """
 
     case: Case
@@ -103,9 +118,14 @@ class Recording:
             exhaustive_limit=16 * samples,
             samples=2 * samples,
             lines_limit=3 * samples,
-            transient=[*TRANSIENT, *self.splits],
+            transient=[_SEQUENCE_LINE, *(self.splits or [_RESERVE])],
             since=self.since,
         )
+
+    def lint(self) -> Lint:
+        """Count what was flushed and fenced too little or too much."""
+        transient = [_SEQUENCE_LINE, *_TRANSIENT_HALVES, *(self.splits or [_RESERVE])]
+        return lint(self.events, transient)
 
 
 def path_of(fd: int) -> str:
@@ -167,9 +187,11 @@ def record(case: Case) -> Recording:
         base = load(fd)
         trees = [tree_of(base, case)]
         require_modelled(volume, trees[0], case.skip)
+        tables = set(volume.tables._slots.extents)
         volume.device.start()
         case.operation(volume)
         events = volume.device.stop()
+        tables.update(volume.tables._slots.extents)
         trees.append(tree_of(load(fd), case))
         if case.modelled:
             require_modelled(volume, trees[1], case.skip)
@@ -178,7 +200,9 @@ def record(case: Case) -> Recording:
         assert trees[-2] == trees[-1], "the steps of the case do not make its operation"
         del trees[-1]
     returned = [0] + [len(events)] * (len(trees) - 1)
-    return Recording(case, base, events, Allowed(trees, returned, durable=case.durable))
+    splits = [(extent_to_offset(extent), extent_to_offset(extent + 1)) for extent in tables]
+    allowed = Allowed(trees, returned, durable=case.durable)
+    return Recording(case, base, events, allowed, splits=splits)
 
 
 def record_image(
@@ -209,6 +233,20 @@ def record_image(
             recover(path)
         tree = tree_at(path, case)
     return Recording(case, base, events, Allowed([tree], [0]), recover=recover)
+
+
+def record_mount(case: Case, base: SparseImage) -> Recording:
+    """Record what a mount of an image stores, its recovery first."""
+
+    def mount(path: str, device_class: type[MappedDevice]) -> None:
+        Volume.open(path, options_of(case, Clock()), device_class=device_class).abandon()
+
+    return record_image(case, base, mount)
+
+
+def needs_replay(image: SparseImage) -> bool:
+    """Whether a crash left a committed transaction whose homes may be missing."""
+    return not int.from_bytes(image.word(COMMITTED_OFFSET), "little") & NOTHING_TO_REPLAY
 
 
 def step_trees(case: Case) -> list[Tree]:

@@ -121,6 +121,16 @@ class FileModel:
             self.pages.setdefault(number, bytearray(PAGE))[start : start + len(part)] = part
             offset, data = offset + len(part), data[len(part) :]
 
+    def read(self, offset: int, length: int) -> bytes:
+        data = bytearray()
+        stop = min(offset + length, self.size)
+        while offset < stop:
+            number, start = divmod(offset, PAGE)
+            part = self.pages.get(number, bytes(PAGE))[start : start + stop - offset]
+            data += part
+            offset += len(part)
+        return bytes(data)
+
     def truncate(self, size: int) -> None:
         self.punch(size, self.size - size)
         self.size = size

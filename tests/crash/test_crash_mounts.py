@@ -16,10 +16,11 @@ from crash_case import (
     Recording,
     load,
     materialised,
+    needs_replay,
     options_of,
     prepared,
     record,
-    record_image,
+    record_mount,
     tree_of,
 )
 from crash_cases import CASES
@@ -28,11 +29,10 @@ from crash_scratch import UnbackedDevice
 from crash_setups import tree
 from crash_tree import observe
 
-from pmemfs.device import MappedDevice, SparseImage
+from pmemfs.device import MappedDevice
 from pmemfs.fs.volume import Volume
 from pmemfs.journal import recover
 from pmemfs.journal.journal import COMMITTED_OFFSET
-from pmemfs.layout.records import NOTHING_TO_REPLAY
 
 BY_NAME = {case.name: case for case in CASES}
 REPLAYED = [
@@ -52,15 +52,6 @@ def oracle() -> Iterator[Oracle]:
     oracle = Oracle()
     yield oracle
     oracle.close()
-
-
-def record_mount(case: Case, base: SparseImage) -> Recording:
-    """Record what a mount of an image stores; it must not change what is seen."""
-
-    def mount(path: str, device_class: type[MappedDevice]) -> None:
-        Volume.open(path, options_of(case, Clock()), device_class=device_class).abandon()
-
-    return record_image(case, base, mount)
 
 
 def crash_all(recording: Recording, oracle: Oracle) -> None:
@@ -87,12 +78,8 @@ def test_crash_during_recovery(name: str, oracle: Oracle) -> None:
     committed = [s for s in record(case).states() if needs_replay(s.image)]
     assert committed
     for state in committed[:: max(1, len(committed) // SAMPLES)]:
-        inner = replace(case, name=f"{name}/{state.id}/recovery")
+        inner = replace(case, name=f"mount:{name}@{SAMPLES}/{state.id}")
         crash_all(record_mount(inner, state.image), oracle)
-
-
-def needs_replay(image: SparseImage) -> bool:
-    return not int.from_bytes(image.word(COMMITTED_OFFSET), "little") & NOTHING_TO_REPLAY
 
 
 @pytest.mark.parametrize("name", REPLAYED)
