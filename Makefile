@@ -4,7 +4,7 @@ PY := .venv/bin/python
 WORKERS ?= 2
 SBIN ?= /sbin
 
-.PHONY: help setup demo test test-slow crash replay bench check format clean install uninstall
+.PHONY: help setup demo test test-slow crash crash-bugs replay bench check format clean install uninstall
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test-slow: setup  ## Run also the tests that take longer
 
 crash: setup  ## Crash all pairs of operations, then random ones; ARGS="--states 500000 --jobs 2"
 	$(PY) tests/crash/crash_long.py $(ARGS)
+
+crash-bugs: setup  ## Try all seeded bugs on the crash tests and print the score
+	@$(PY) tests/crash/crash_bugs.py $(ARGS)
 
 replay: setup  ## Bring one crash state back; ID=CASE@SAMPLES/STATE, as a failure printed it
 	@$(PY) tests/crash/crash_replay.py '$(ID)'

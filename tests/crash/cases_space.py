@@ -11,10 +11,12 @@ from crash_calls import (
     allocate,
     both,
     case,
+    copy,
     discard,
     do,
     fsync,
     hold,
+    idle,
     ino,
     make,
     mkdir,
@@ -24,12 +26,14 @@ from crash_calls import (
     read,
     release_idle,
     removexattr,
+    rmdir,
     setxattr,
     symlink,
     truncate,
     unlink,
     unsplit_all,
     write,
+    zero,
 )
 from crash_setups import (
     garbage,
@@ -110,7 +114,7 @@ case(
     durable=False,
     threshold_pages=5,
 )
-case("punch-in-page", small, punch(b"/f", 100, 200))
+case("punch-in-page", small, punch(b"/f", 100, 200), atomic=True)
 both(
     "punch-then-overwrite",
     small,
@@ -118,13 +122,27 @@ both(
     write(b"/f", 104, pattern(B, 160)),
     fsync(b"/f"),
 )
-case("punch-unaligned", small, punch(b"/f", 100, 2 * PAGE))
-case("punch-page", small, punch(b"/f", PAGE, PAGE))
-case("punch-tail", do(small, truncate(b"/f", 2 * PAGE + 9)), punch(b"/f", PAGE, 1 << 40))
-case("punch-all", small, punch(b"/f", 0, 1 << 40))
+case("punch-unaligned", small, punch(b"/f", 100, 2 * PAGE), atomic=True)
+case("punch-page", small, punch(b"/f", PAGE, PAGE), atomic=True)
+case(
+    "punch-tail", do(small, truncate(b"/f", 2 * PAGE + 9)), punch(b"/f", PAGE, 1 << 40), atomic=True
+)
+case("punch-all", small, punch(b"/f", 0, 1 << 40), atomic=True)
 both("punch-dirty", small, write(b"/f", 0, pattern(B, PAGE)), punch(b"/f", 16, 100), durable=False)
-case("punch-in-whole", wholes, punch(b"/f", 100, 6000), **one)
-case("punch-covers-whole", wholes, punch(b"/f", PIECE, PIECE), **one)
+case(
+    "punch-in-whole",
+    wholes,
+    punch(b"/f", 100, 6000),
+    **one,
+    atomic=True,
+)
+case(
+    "punch-covers-whole",
+    wholes,
+    punch(b"/f", PIECE, PIECE),
+    **one,
+    atomic=True,
+)
 case(
     "punch-across",
     wholes,
@@ -138,11 +156,13 @@ case(
     "punch-tree",
     do(make(b"/f"), *(write(b"/f", 2 * i * PAGE, b"x") for i in range(10))),
     punch(b"/f", 4 * PAGE, 5 * PAGE),
+    atomic=True,
 )
 case(
     "punch-full-runs",
     do(make(b"/f", pattern(A, 3 * PAGE)), *(write(b"/f", 2 * i * PAGE, b"x") for i in range(2, 9))),
     punch(b"/f", PAGE, PAGE),
+    atomic=True,
 )
 
 # -- maps ---------------------------------------------------------------------------------------
@@ -302,3 +322,78 @@ case("unmount-held", do(tree, hold(b"/d/g"), unlink(b"/d/g")), Volume.close)
 case("unmount-empty", do(garbage, unlink(b"/f"), unlink(b"/g")), Volume.close)
 case("unmount-xattrs", do(tree, setxattr(b"/d/f", b"user.a", b"1")), Volume.close)
 case("unmount-returned", do(wholes, unlink(b"/f")), Volume.close, **one)
+
+# -- more of fallocate --------------------------------------------------------------------------
+
+case("allocate-in-hole", do(make(b"/f"), write(b"/f", 5 * PAGE, b"z")), allocate(b"/f", PAGE, PAGE))
+case("allocate-beyond", small, allocate(b"/f", 3 * PAGE, 2 * PAGE))
+case("allocate-promotes", small, allocate(b"/f", 3 * PAGE, 3 * PAGE), threshold_pages=6)
+case("preallocate-behind-end", small, preallocate(b"/f", 3 * PAGE, PAGE))
+case("preallocate-next-piece", small, preallocate(b"/f", PIECE, PAGE))
+both(
+    "preallocate-and-append",
+    small,
+    preallocate(b"/f", 3 * PAGE, PAGE),
+    write(b"/f", 3 * PAGE, b"x"),
+)
+case("zero-range-in-page", small, zero(b"/f", 100, 200), atomic=True)
+case(
+    "zero-range-keep-size",
+    small,
+    lambda v: v.fallocate(ino(v, b"/f"), 0x11, 2 * PAGE, 2 * PAGE),
+    punch(b"/f", 2 * PAGE, 2 * PAGE),
+    preallocate(b"/f", 2 * PAGE, 2 * PAGE),
+    modelled=False,
+)
+case("zero-range-of-whole", wholes, zero(b"/f", 100, PAGE), atomic=True, **one)
+case("punch-hole", do(make(b"/f"), write(b"/f", 5 * PAGE, b"z")), punch(b"/f", PAGE, PAGE))
+case("punch-last-byte", small, punch(b"/f", 3 * PAGE - 1, 1), atomic=True)
+case("copy-range-appends", small, copy(b"/g", 0, b"/f", 3 * PAGE, 100))
+case("copy-range-to-new", do(small, make(b"/n")), copy(b"/f", PAGE + 5, b"/n", 0, PAGE))
+
+# -- background steps -----------------------------------------------------------------------------
+
+case("reclaim-orphan", do(scattered, unlink(b"/f")), idle, **one)
+case("reclaim-unsplit", do(small, write(b"/f", 8, b"dirty")), idle)
+case("reclaim-release", do(small, unlink(b"/f"), unlink(b"/g"), unsplit_all), idle)
+case("reclaim-discard", do(wholes, unlink(b"/f"), unsplit_all), idle, **one)
+both(
+    "reclaim-all",
+    do(small, write(b"/g", PIECE, pattern(C, PAGE)), unlink(b"/f"), unlink(b"/g")),
+    *[idle] * 5,
+)
+both(
+    "reclaim-between-writes",
+    small,
+    write(b"/f", 8, b"dirty"),
+    idle,
+    write(b"/f", 24, b"again"),
+    idle,
+)
+both(
+    "discard-and-take",
+    do(wholes, unlink(b"/f")),
+    discard,
+    make(b"/n"),
+    write(b"/n", 9, b"n"),
+    **one,
+)
+case(
+    "discard-many",
+    do(
+        wholes,
+        make(b"/g"),
+        *(write(b"/g", i * PIECE, b"g") for i in range(5)),
+        unlink(b"/f"),
+        unlink(b"/g"),
+    ),
+    discard,
+    **one,
+)
+case("unsplit-dirty", do(small, write(b"/f", 8, pattern(B, 64))), unsplit_all)
+case("unsplit-two", do(two_extents, read(b"/f"), read(b"/g")), unsplit_all, threshold_pages=512)
+case(
+    "release-idle-metadata",
+    do(mkdir(b"/d"), make(b"/d/f"), unlink(b"/d/f"), rmdir(b"/d")),
+    release_idle,
+)

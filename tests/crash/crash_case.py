@@ -78,7 +78,8 @@ class Case:
     ``durable`` says that the data it overwrote in place is durable when it returns. ``skip`` are
     paths of directories and files too large to be looked into for every state, and ``keep`` says
     that they are too many to be deleted. ``modelled``: the calls note in a `FileModel` what they
-    write.
+    write. ``atomic``: its data too changes whole or not at all, as what goes through the journal
+    does.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Case:
     atime: Any = "noatime"
     modelled: bool = True
     keep: bool = False
+    atomic: bool = False
 
 
 @dataclass
@@ -201,7 +203,7 @@ def record(case: Case) -> Recording:
         del trees[-1]
     returned = [0] + [len(events)] * (len(trees) - 1)
     splits = [(extent_to_offset(extent), extent_to_offset(extent + 1)) for extent in tables]
-    allowed = Allowed(trees, returned, durable=case.durable)
+    allowed = Allowed(trees, returned, durable=case.durable, atomic=case.atomic)
     return Recording(case, base, events, allowed, splits=splits)
 
 

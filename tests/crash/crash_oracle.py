@@ -7,7 +7,8 @@ What is asked of every state, in this order:
 3. a read-only mount recovers in memory, writes nothing, and shows an allowed tree (`Allowed`):
    before an operation returned, the tree after any number of its steps, never fewer than an
    earlier crash kept; from its return on, the tree after all of them;
-4. a mount recovers to the same tree, and free extents read as zeros;
+4. a mount recovers to the same tree, believes no earlier split table, and free extents read as
+   zeros;
 5. in every directory a file can be made and written; then everything can be deleted;
 6. the volume closes, every extent is free but the fixed ones, and fsck finds nothing.
 
@@ -37,7 +38,7 @@ from pmemfs.image import Image
 from pmemfs.journal import read_transaction, recover
 from pmemfs.journal.journal import COMMITTED_OFFSET
 from pmemfs.layout.geometry import EXTENT_BYTES, extent_to_offset
-from pmemfs.layout.records import NOTHING_TO_REPLAY, Kind
+from pmemfs.layout.records import NOTHING_TO_REPLAY, Kind, PageFlag
 
 MOST_FAILURES = 3
 _TREES_KEPT = 20_000
@@ -145,8 +146,10 @@ def use(path: str, case: Case, tree: Tree) -> None:
     """Mount an image and use it until nothing is left of what it held."""
     clock = Clock()
     clock.now += 100 * 10**9
+    before = _generation(path)
     volume = Volume.open(path, options_of(case, clock), device_class=UnbackedDevice)
     try:
+        require_no_split(volume, before)
         require_zeros_in_free_extents(volume)
         assert observe(volume, case.skip) == tree, "a mount sees another tree"
         make_a_file_everywhere(volume, case.skip)
@@ -174,16 +177,16 @@ class Crasher:
         self.found: set[int] = set()
         self.enumerated = 0
         self.outcomes: set[object] = set()
-        self._seen: set[tuple[int, int]] = set()
-        self._matched: dict[tuple[object, int], int] = {}
-        self._floor = 0
+        self._seen: set[tuple[int, int, int]] = set()
+        self._matched: dict[tuple[object, int, int], int] = {}
+        self._kept = 0
 
     def run(self, samples: int) -> None:
         """Check all states, until there are too many failures."""
         for state in self.recording.states(samples):
             self.enumerated += 1
             digest = state.digest()
-            key = digest, self._floor_of(state)
+            key = digest, self._kept, self.recording.allowed.floor(state.after)
             if key in self._seen:
                 continue
             self._seen.add(key)
@@ -200,16 +203,13 @@ class Crasher:
         """Raise what is wrong with a state."""
         key, tree = self.oracle.tree(state, self.recording)
         self.outcomes.add(key)
-        floor = self._floor_of(state)
-        step = self._matched.get((key, floor))
+        allowed = self.recording.allowed
+        known = key, self._kept, allowed.floor(state.after)
+        step = self._matched.get(known)
         if step is None:
-            step = self.recording.allowed.match(tree, floor)
-            self._matched[key, floor] = step
+            step = self._matched[known] = allowed.match(tree, state.after, self._kept)
         if state.id.endswith((".none.0", ".each.0")):
-            self._floor = max(self._floor, step)
-
-    def _floor_of(self, state: CrashState) -> int:
-        return max(self._floor, self.recording.allowed.floor(state.after))
+            self._kept = max(self._kept, step)
 
 
 def require_clean(path: str, when: str, *, is_empty: bool = False) -> None:
@@ -224,6 +224,23 @@ def require_clean(path: str, when: str, *, is_empty: bool = False) -> None:
         fixed = image.geometry.fixed_extents
         assert report.extents["free"] == report.n_extents - fixed, f"{when}: {report.extents}"
         assert (report.files, report.directories, report.orphans) == (0, 1, 0), f"{when}: {report}"
+
+
+def _generation(path: str) -> int:
+    image = Image.open(path, lock="none")
+    try:
+        return int(image.control()["generation"])
+    finally:
+        image.close()
+
+
+def require_no_split(volume: Volume, before: int) -> None:
+    """Assert that a mount believes no split table of the one before it (invariant 2)."""
+    generation = volume.image.control()["generation"]
+    assert generation > before, "a mount has not raised the generation"
+    heads = volume.image.heads
+    believed = (heads["generation"] == generation) & (heads["table"] & int(PageFlag.SPLIT) != 0)
+    assert not believed.any(), "a mount believes a split table of an earlier one"
 
 
 def require_all_free(volume: Volume) -> None:

@@ -8,7 +8,6 @@ of the first operation alone. Names say all: ``pair:FIRST+SECOND`` and ``random:
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,8 +24,10 @@ from crash_calls import (
     do,
     fsync,
     hold,
+    idle,
     ino,
     link,
+    link_held,
     make,
     mkdir,
     pattern,
@@ -50,12 +51,8 @@ from crash_calls import (
 from crash_case import SECOND, Case, Recording, load, prepared, tree_of
 from crash_tree import PAGE, Allowed, Identity, require_modelled
 
-from pmemfs.fs.volume import Volume
-from pmemfs.reclaim import Reclaimer
-
 FOO, BAR = b"/A/foo", b"/B/bar"
 _MOST_STEPS = 8
-_FAR_S = 1_700_001_000
 
 
 @dataclass(frozen=True)
@@ -65,11 +62,6 @@ class Step:
     name: str
     run: Run
     syncs: tuple[bytes, ...] = ()
-
-
-def idle(volume: Volume) -> None:
-    """Let the reclaimer take one step, long after the last request."""
-    Reclaimer(volume, 0.0, itertools.count(_FAR_S, 100).__next__).step()
 
 
 _setup = do(
@@ -113,7 +105,7 @@ STEPS = [
     Step("hold-rename-over-bar", do(hold(BAR), rename(FOO, BAR))),
     Step("release", release_held),
     Step("tmpfile", tmpfile(b"/A")),
-    Step("tmpfile-link", do(tmpfile(b"/A"), lambda v: v.link(max(v.inodes.holds), 1, b"t"))),
+    Step("tmpfile-link", do(tmpfile(b"/A"), link_held(b"/t"))),
     # data
     Step("overwrite-foo", write(FOO, 40, pattern(C, 24))),
     Step("overwrite-foo-pages", write(FOO, PAGE - 5, b"unaligned??")),

@@ -165,7 +165,8 @@ class Allowed:
 
     ``returned[k]`` is how many events had been recorded when step ``k`` returned: later crashes
     may not lose it. ``synced`` maps an inode, by number and generation, to the steps that made its
-    data durable; ``durable`` says that the last step makes all data so.
+    data durable; ``durable`` says that the last step makes all data so, ``atomic`` that data too
+    changes whole or not at all.
     """
 
     def __init__(
@@ -174,11 +175,13 @@ class Allowed:
         returned: list[int],
         *,
         durable: bool = True,
+        atomic: bool = False,
         synced: dict[Identity, list[int]] | None = None,
     ) -> None:
         self.trees = trees
         self.returned = returned
         self.durable = durable
+        self.atomic = atomic
         self.synced = synced or {}
         self._nodes = [{node.identity: node for node in tree.values()} for tree in trees]
 
@@ -186,14 +189,16 @@ class Allowed:
         """Return the step that a crash behind event number ``after`` may not lose."""
         return max(k for k, events in enumerate(self.returned) if events <= after)
 
-    def match(self, tree: Tree, floor: int) -> int:
-        """Return the highest step from ``floor`` on that ``tree`` may be the state of.
+    def match(self, tree: Tree, after: int, kept: int = 0) -> int:
+        """Return the highest step that ``tree`` may be the state of, behind event ``after``.
 
-        Words overwritten in place by the steps so far, or by the next, may be old, unless the
-        data was made durable in between. Raises AssertionError.
+        Not below ``kept``, which an earlier crash is known not to have lost. Words overwritten
+        in place by the steps so far, or by the next, may be old, unless the data was made durable
+        in between. Raises AssertionError.
         """
         last = len(self.trees) - 1
-        words = not (floor == last and self.durable)
+        floor = max(kept, returned := self.floor(after))
+        words = not self.atomic and not (returned == last and self.durable)
         why = []
         for step in range(last, floor - 1, -1):
             problem = self._difference(tree, step, words)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from crash_case import SAMPLES, Case, record
 from crash_cases import CASES
+from crash_lint import read_table
 from crash_oracle import Crasher, Oracle
 
 CHANGE_NOTHING = {"rename-same-inode", "allocate-existing", "preallocate-same-page"}
@@ -36,7 +37,11 @@ def test_crash_more(case: Case, oracle: Oracle) -> None:
 
 
 def crash(case: Case, oracle: Oracle, samples: int) -> None:
-    crasher = Crasher(record(case), oracle)
+    recording = record(case)
+    assert recording.lint() == read_table().get(case.name), (
+        "crash_lint.py --update writes the table"
+    )
+    crasher = Crasher(recording, oracle)
     crasher.run(samples)
     print(len(crasher.found), "states,", len(crasher.outcomes), "outcomes")
     assert not crasher.failures, "\n".join(["make replay ID=", *crasher.failures])
