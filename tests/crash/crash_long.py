@@ -244,19 +244,25 @@ def report(ledger: Ledger, console: Console) -> None:
 @click.option("--seed", default=1, show_default=True, help="Seed of the random sequences.")
 @click.option("--jobs", default=2, show_default=True, help="Processes.")
 @click.option("--samples", default=12, show_default=True, help="States of an epoch, scaled.")
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=ROOT / ".crash",
+    help="Where to keep what has been done; default: .crash of the project.",
+)
 @click.option("--fresh", is_flag=True, help="Forget what an earlier run has done.")
-def main(states: int, seed: int, jobs: int, samples: int, fresh: bool) -> None:
+def main(states: int, seed: int, jobs: int, samples: int, directory: Path, fresh: bool) -> None:
     """Crash all ordered pairs of operations on two files in two directories, then random
     sequences, and hold every state against the oracle.
 
     Killed and started again with the same arguments, it goes on. Exit status 1: a state failed.
     """
     console = Console(soft_wrap=True, highlight=False)
-    ledger = Ledger(ROOT / ".crash", f"seed-{seed}-samples-{samples}-{fingerprint()}")
+    ledger = Ledger(directory, f"seed-{seed}-samples-{samples}-{fingerprint()}")
     if fresh:
         ledger.lines.unlink()
         ledger.digests.unlink()
-        ledger = Ledger(ROOT / ".crash", ledger.lines.stem)
+        ledger = Ledger(directory, ledger.lines.stem)
     elif ledger.done:
         console.print(f"going on: {len(ledger.done)} units, {len(ledger.states):,} states done")
     try:

@@ -1,14 +1,15 @@
 """Bring a recording, or one of its states, back by name: ``CASE@SAMPLES/STATE``.
 
 ``SAMPLES`` belongs to the id because it decides which states of a large epoch are taken. Names
-of recordings: a case; ``pair:FIRST+SECOND``; ``random:SEED.NUMBER``; ``mount:ID``, the mount of
-the state that has that id.
+of recordings: a case; an image case; ``pair:FIRST+SECOND``; ``random:SEED.NUMBER``; ``mount:ID``,
+the mount of the state that has that id.
 """
 
 from __future__ import annotations
 
 from crash_case import Recording, record, record_mount
 from crash_cases import CASES
+from crash_images import IMAGE_CASES
 from crash_sequences import record_sequence
 
 from pmemfs.device import CrashState
@@ -26,6 +27,8 @@ def recording_of(name: str) -> Recording:
     if name.startswith("mount:"):
         recording, state = state_of(name.removeprefix("mount:"))
         return record_mount(recording.case, state.image)
+    if name in IMAGE_CASES:
+        return IMAGE_CASES[name]()
     return record(BY_NAME[name])
 
 

@@ -1,32 +1,29 @@
-"""Mounting, recovering and unmounting, crashed at every store; and recovering twice."""
+"""Mounting, recovering and repairing, crashed at every store; and recovering twice."""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 
 import pytest
 from crash_case import (
     SAMPLES,
     SIZE,
-    Case,
     Clock,
     Recording,
     load,
     materialised,
     needs_replay,
     options_of,
-    prepared,
     record,
     record_mount,
     tree_of,
 )
 from crash_cases import CASES
+from crash_images import IMAGE_CASES
 from crash_oracle import Crasher, Oracle
 from crash_scratch import UnbackedDevice
-from crash_setups import tree
 from crash_tree import observe
 
 from pmemfs.device import MappedDevice
@@ -54,21 +51,17 @@ def oracle() -> Iterator[Oracle]:
     oracle.close()
 
 
-def crash_all(recording: Recording, oracle: Oracle) -> None:
-    crasher = Crasher(recording, oracle)
+def crash_all(name: str, recording: Recording, oracle: Oracle) -> None:
+    crasher = Crasher(recording, oracle, name=name)
     crasher.run(SAMPLES)
     print(len(crasher.found), "states,", len(crasher.outcomes), "outcomes")
-    assert not crasher.failures, "\n".join(crasher.failures)
+    assert not crasher.failures, "\n".join(["make replay ID=", *crasher.failures])
     assert len(crasher.found) > 3
 
 
-@pytest.mark.parametrize("leave", [Volume.close, Volume.abandon], ids=["clean", "unclean"])
-def test_mount(leave: Callable[[Volume], None], oracle: Oracle) -> None:
-    case = Case(f"mount-{leave.__name__}", tree, leave)
-    with prepared(case) as (fd, volume, _):
-        leave(volume)
-        base = load(fd)
-    crash_all(record_mount(case, base), oracle)
+@pytest.mark.parametrize("name", IMAGE_CASES)
+def test_image(name: str, oracle: Oracle) -> None:
+    crash_all(name, IMAGE_CASES[name](), oracle)
 
 
 @pytest.mark.parametrize("name", REPLAYED)
@@ -78,8 +71,8 @@ def test_crash_during_recovery(name: str, oracle: Oracle) -> None:
     committed = [s for s in record(case).states() if needs_replay(s.image)]
     assert committed
     for state in committed[:: max(1, len(committed) // SAMPLES)]:
-        inner = replace(case, name=f"mount:{name}@{SAMPLES}/{state.id}")
-        crash_all(record_mount(inner, state.image), oracle)
+        inner = f"mount:{name}@{SAMPLES}/{state.id}"
+        crash_all(inner, record_mount(case, state.image), oracle)
 
 
 @pytest.mark.parametrize("name", REPLAYED)
