@@ -233,7 +233,6 @@ class Volume:
         self.pool.discard_returned(_DISCARD_AT_CLOSE)
         self.pool.discard_suspects()
         self.journal.retire()
-        self.device.fence()
         self.device.publish(CONTROL_OFFSET + CONTROL.offset_of["state"], MountState.CLEAN)
         self.device.sync()
 
