@@ -63,7 +63,17 @@ class Clock:
 
 
 class UnbackedRecordingDevice(RecordingDevice):
-    """Records that space was asked for, but does not ask for it: images stay small."""
+    """Records that space was asked for, but does not ask for it: images stay small.
+
+    ``on_commit`` is called when a transaction has been committed and its homes not yet stored.
+    """
+
+    on_commit: Callable[[], None] | None = None
+
+    def publish(self, offset: int, value: int) -> None:
+        super().publish(offset, value)
+        if offset == COMMITTED_OFFSET and self.on_commit is not None:
+            self.on_commit()
 
     def _back_unit(self, unit: int) -> None:
         if self.recording:

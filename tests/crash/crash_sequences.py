@@ -49,7 +49,7 @@ from crash_calls import (
     zero,
 )
 from crash_case import SECOND, Case, Recording, load, prepared, tree_of
-from crash_tree import PAGE, Allowed, Identity, require_modelled
+from crash_tree import PAGE, Allowed, Identity, Tree, require_modelled
 
 FOO, BAR = b"/A/foo", b"/B/bar"
 _MOST_STEPS = 8
@@ -57,11 +57,16 @@ _MOST_STEPS = 8
 
 @dataclass(frozen=True)
 class Step:
-    """One operation of a sequence; the data of the files at the paths ``syncs`` is durable then."""
+    """One operation of a sequence.
+
+    The data of the files at the paths ``syncs`` is durable when it returns. ``piecewise``: it may
+    stop between any two of its transactions, as fallocate(2) may; all others are atomic.
+    """
 
     name: str
     run: Run
     syncs: tuple[bytes, ...] = ()
+    piecewise: bool = False
 
 
 _setup = do(
@@ -128,10 +133,10 @@ STEPS = [
     Step("punch-foo-page", punch(FOO, PAGE, PAGE)),
     Step("punch-foo-unaligned", punch(FOO, 50, PAGE)),
     Step("punch-foo-all", punch(FOO, 0, 1 << 40)),
-    Step("zero-foo", zero(FOO, 500, PAGE)),
-    Step("allocate-foo", allocate(FOO, 2 * PAGE, 2 * PAGE)),
-    Step("allocate-bar", allocate(BAR, 100, 2 * PAGE)),
-    Step("preallocate-foo", preallocate(FOO, 2 * PAGE, 3 * PAGE)),
+    Step("zero-foo", zero(FOO, 500, PAGE), piecewise=True),
+    Step("allocate-foo", allocate(FOO, 2 * PAGE, 2 * PAGE), piecewise=True),
+    Step("allocate-bar", allocate(BAR, 100, 2 * PAGE), piecewise=True),
+    Step("preallocate-foo", preallocate(FOO, 2 * PAGE, 3 * PAGE), piecewise=True),
     Step("copy-foo-bar", copy(FOO, 10, BAR, 590, 40)),
     Step("copy-bar-foo", copy(BAR, 0, FOO, 2 * PAGE + 990, 500)),
     Step("fsync-foo", fsync(FOO), (FOO,)),
@@ -166,35 +171,42 @@ def record_sequence(name: str) -> Recording | None:
     kind, _, rest = name.partition(":")
     if kind == "pair":
         first, _, second = rest.partition("+")
-        return _record(name, [BY_NAME[first], BY_NAME[second]], since=1)
-    return _record(name, list(random_steps(random.Random(rest))), since=0)
+        return _record([BY_NAME[first], BY_NAME[second]], only_last=True)
+    return _record(list(random_steps(random.Random(rest))), only_last=False)
 
 
-def _record(name: str, steps: list[Step], *, since: int) -> Recording | None:
+def _record(steps: list[Step], *, only_last: bool) -> Recording | None:
     with prepared(SETUP) as (fd, volume, clock):
         base = load(fd)
         trees, returned = [tree_of(base, SETUP)], [0]
         synced: dict[Identity, list[int]] = {}
-        volume.device.start()
+        device = volume.device
+        device.start()
         for step in steps:
             clock.now += SECOND
+            since = len(device.events) if only_last else 0
+            between: list[Tree] = []
+            if step.piecewise:
+                device.on_commit = lambda: between.append(tree_of(load(fd), SETUP))  # noqa: B023
             try:
                 step.run(volume)
             except OSError:
-                if since:
+                if only_last:
                     return None
                 assert tree_of(load(fd), SETUP) == trees[-1], f"{step.name} failed and changed"
                 continue
+            finally:
+                device.on_commit = None
             tree = tree_of(load(fd), SETUP)
             require_modelled(volume, tree, SETUP.skip)
-            trees.append(tree)
-            returned.append(len(volume.device.events))
+            trees += [*between, tree]
+            returned += [len(device.events)] * (len(between) + 1)
             for path in step.syncs:
                 if path in tree:
                     synced.setdefault(tree[path].identity, []).append(len(trees) - 1)
-        events = volume.device.stop()
+        events = device.stop()
     allowed = Allowed(trees, returned, durable=False, synced=synced)
-    return Recording(SETUP, base, events, allowed, since=returned[since])
+    return Recording(SETUP, base, events, allowed, since=since)
 
 
 def random_steps(rng: random.Random) -> Iterator[Step]:
@@ -215,7 +227,7 @@ def _random_data_step(rng: random.Random) -> Step:
     if what == 4:
         return Step("punch", punch(path, offset, length))
     if what == 5:
-        return Step("allocate", allocate(path, offset, length))
+        return Step("allocate", allocate(path, offset, length), piecewise=True)
     if what == 6:
         return Step("make", make(path))
     return Step("fsync", fsync(path), (path,))
