@@ -55,5 +55,5 @@ format:  ## Format the code and bring FORMAT.md up to date
 	$(PY) -m pmemfs.layout.document
 
 clean:  ## Remove .venv and caches
-	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .crash *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -33,13 +33,25 @@ from pmemfs.journal.journal import COMMITTED_OFFSET
 
 BY_NAME = {case.name: case for case in CASES}
 REPLAYED = [
+    "append-over-garbage",
     "create-first",
+    "directory-merge-deep",
     "directory-push-down-deep",
+    "discard",
+    "exchange-file-directory",
+    "map-tree-grows-twice",
     "orphan-work-middle",
     "promote",
+    "punch-across",
     "punch-unaligned",
+    "reclaim-orphan",
+    "release-two-held",
     "rename-over-file-other-directory",
+    "reuse-inode",
+    "tmpfile-link",
+    "truncate-long",
     "unlink-long",
+    "write-whole-new",
     "xattr-replace",
 ]
 
