@@ -22,8 +22,15 @@ from pmemfs.layout.geometry import (
     JOURNAL_SLOT_BYTES,
     JOURNAL_SLOTS,
     extent_to_offset,
+    journal_slot_offset,
 )
-from pmemfs.layout.records import CONTROL, JOURNAL_ENTRY, JOURNAL_HEADER, EntryKind
+from pmemfs.layout.records import (
+    CONTROL,
+    JOURNAL_ENTRY,
+    JOURNAL_HEADER,
+    NOTHING_TO_REPLAY,
+    EntryKind,
+)
 
 Part = tuple[str, Event]
 Events = list[Event]
@@ -38,6 +45,7 @@ def anatomy(events: Events) -> list[Part]:
     """Return each event with the name of its part."""
     parts: list[Part] = []
     homes: list[tuple[int, int]] = []
+    log = bytearray(_JOURNAL_STOP - JOURNAL_OFFSET)
     for number, event in enumerate(events):
         following = events[number + 1] if number + 1 < len(events) else event
         before = parts[-1][0] if parts else ""
@@ -49,7 +57,10 @@ def anatomy(events: Events) -> list[Part]:
         else:
             part = _part_of(event, homes)
             if part == "slot" and event.kind == "store":
-                homes = homes_of(event.data)
+                start = event.offset - JOURNAL_OFFSET
+                log[start : start + event.length] = event.data
+            elif part == "commit" and event.kind == "store":
+                homes = homes_of(log, int.from_bytes(event.data, "little")) or homes
         parts.append((part, event))
     return parts
 
@@ -72,12 +83,15 @@ def _part_of(event: Event, homes: list[tuple[int, int]]) -> str:
     return "table" if is_table else "data"
 
 
-def homes_of(slot: bytes) -> list[tuple[int, int]]:
-    """Return the ``(start, stop)`` ranges that the transaction in a journal slot changes."""
+def homes_of(log: bytearray, committed: int) -> list[tuple[int, int]]:
+    """Return the ``(start, stop)`` ranges that a transaction in the journal changes."""
+    if committed & NOTHING_TO_REPLAY:
+        return []
+    slot = journal_slot_offset(committed) - JOURNAL_OFFSET
     homes = []
-    position = JOURNAL_HEADER.size_bytes
-    for _ in range(JOURNAL_HEADER.unpack(slot, 0)["entries"]):
-        offset, length, kind = JOURNAL_ENTRY.struct.unpack_from(slot, position)
+    position = slot + JOURNAL_HEADER.size_bytes
+    for _ in range(JOURNAL_HEADER.unpack(log, slot)["entries"]):
+        offset, length, kind = JOURNAL_ENTRY.struct.unpack_from(log, position)
         homes.append((offset, offset + length))
         stored = length + (-length & 7) if kind == EntryKind.STORE else 0
         position += JOURNAL_ENTRY.size_bytes + stored
