@@ -32,6 +32,7 @@ from pmemfs.errors import InvariantError
 
 _LINE_SHIFT = 6
 _LINES_PER_PAGE_SHIFT = PAGE_SHIFT - _LINE_SHIFT
+_WHOLE_LINE = 1 << 62
 
 Line = list[tuple[int, bytes]]
 """What was stored to one line: ``(address, whole words)`` in program order."""
@@ -147,12 +148,17 @@ def _without(line: Line, count: int) -> Line:
 
 def _overlay(durable: SparseImage, chosen: Iterable[tuple[int, Line, int]]) -> dict[int, bytes]:
     """Return the pages that change when the first ``count`` words of each line persist."""
-    pages: dict[int, bytearray] = {}
+    by_page: dict[int, list[tuple[Line, int]]] = {}
     for line, fragments, count in chosen:
-        number = line >> _LINES_PER_PAGE_SHIFT
-        page = pages.get(number)
-        if page is None:
-            page = pages[number] = bytearray(durable.page(number))
+        by_page.setdefault(line >> _LINES_PER_PAGE_SHIFT, []).append((fragments, count))
+    pages = {number: _page(durable.page(number), lines) for number, lines in by_page.items()}
+    return {number: page for number, page in pages.items() if page != durable.page(number)}
+
+
+def _page(before: bytes, chosen: Iterable[tuple[Line, int]]) -> bytes:
+    """Return a page with the first ``count`` words of some of its lines stored to it."""
+    page = bytearray(before)
+    for fragments, count in chosen:
         left = count * WORD_BYTES
         for address, data in fragments:
             if left < len(data):
@@ -162,7 +168,79 @@ def _overlay(durable: SparseImage, chosen: Iterable[tuple[int, Line, int]]) -> d
             left -= len(data)
             if not left:
                 break
-    return {n: bytes(page) for n, page in pages.items() if page != durable.page(n)}
+    return bytes(page)
+
+
+class _Epoch:
+    """What may persist at the end of one epoch, as numbered *places*.
+
+    A place is a pending line, an unfenced discard, or all transient lines together; ``lengths``
+    says how much of each there is. A choice is none or all of everything, but for some places.
+    """
+
+    def __init__(self, durable: SparseImage, pending: _Pending, noise: set[int]) -> None:
+        self.durable = durable
+        self.digest = durable.digest()
+        self._discards = list(pending.discards)
+        lines = sorted(pending.lines.keys() - noise)
+        self._first_discard = len(lines)
+        self.lengths = [_words_in(pending.lines[line]) for line in lines]
+        self.lengths += [1] * (len(self._discards) + bool(noise))
+        self._pages_of: list[list[int]] = [[line >> _LINES_PER_PAGE_SHIFT] for line in lines]
+        self._pages_of += [[] for _ in self._discards]
+        # of each page its lines, each with its place
+        self._lines: dict[int, list[tuple[int, Line]]] = {}
+        for place, line in enumerate(lines):
+            self._add(place, line, pending.lines[line])
+        self._noise = len(self._pages_of)  # the place of all transient lines, the last if any
+        for line in sorted(noise):
+            self._add(self._noise, line, pending.lines[line])
+        if noise:
+            self._pages_of.append(sorted({line >> _LINES_PER_PAGE_SHIFT for line in noise}))
+        self._all: dict[int, bytes] | None = None
+
+    def _add(self, place: int, line: int, fragments: Line) -> None:
+        self._lines.setdefault(line >> _LINES_PER_PAGE_SHIFT, []).append((place, fragments))
+
+    def overlay(self, is_all: bool, exceptions: dict[int, int]) -> dict[int, bytes | None]:
+        """Return the pages that differ: all or none of every place, but for ``exceptions``."""
+        changed = {number for place in exceptions for number in self._pages_of[place]}
+        overlay: dict[int, bytes | None] = {}
+        if is_all:
+            overlay.update(self._all_pages())
+        for number in changed:
+            page = self._page_with(number, is_all, exceptions)
+            if page != self.durable.page(number):
+                overlay[number] = page
+            else:
+                overlay.pop(number, None)
+        for place, (offset, length) in enumerate(self._discards, self._first_discard):
+            if exceptions.get(place, is_all):
+                self._punch(overlay, offset, length)
+        return overlay
+
+    def _all_pages(self) -> dict[int, bytes]:
+        if self._all is None:
+            pages = {number: self._page_with(number, True, {}) for number in self._lines}
+            durable = self.durable
+            self._all = {n: page for n, page in pages.items() if page != durable.page(n)}
+        return self._all
+
+    def _page_with(self, number: int, is_all: bool, counts: dict[int, int]) -> bytes:
+        chosen = []
+        for place, fragments in self._lines[number]:
+            count = counts.get(place)
+            if count is None:
+                count = self.lengths[place] if is_all else 0
+            if count:
+                chosen.append((fragments, _WHOLE_LINE if place == self._noise else count))
+        return _page(self.durable.page(number), chosen)
+
+    def _punch(self, overlay: dict[int, bytes | None], offset: int, length: int) -> None:
+        pages = self.durable.pages
+        for number in range(offset >> PAGE_SHIFT, (offset + length) >> PAGE_SHIFT):
+            if number in pages or number in overlay:
+                overlay[number] = None
 
 
 class CrashStates:
@@ -225,27 +303,15 @@ class CrashStates:
         self, epoch: int, after: int, durable: SparseImage, pending: _Pending
     ) -> Iterator[CrashState]:
         noise = {k for a, b in self.transient for k in pending.lines_within(a, b)}
-        lines = sorted(pending.lines.keys() - noise)
-        lengths = [_words_in(pending.lines[line]) for line in lines]
-        lengths += [1] * (len(pending.discards) + bool(noise))
-        noisy = [(line, pending.lines[line], _words_in(pending.lines[line])) for line in noise]
-        digest = durable.digest()
-        seen: set[tuple[int, ...]] = set()
-        for name, choice in self._choices(epoch, lengths):
-            if choice in seen:
-                continue
-            seen.add(choice)
-            chosen = [(line, pending.lines[line], n) for line, n in zip(lines, choice) if n]
-            if noise and choice[-1]:
-                chosen += noisy
-            overlay: dict[int, bytes | None] = {**_overlay(durable, chosen)}
-            for (offset, length), landed in zip(pending.discards, choice[len(lines) :]):
-                if landed:
-                    pages = range(offset >> PAGE_SHIFT, (offset + length) >> PAGE_SHIFT)
-                    overlay.update((n, None) for n in pages if n in durable.pages or n in overlay)
-            yield CrashState(f"{epoch}.{name}", after, durable, digest, overlay)
+        whole = _Epoch(durable, pending, noise)
+        for name, is_all, exceptions in self._choices(epoch, whole.lengths):
+            overlay = whole.overlay(is_all, exceptions)
+            yield CrashState(f"{epoch}.{name}", after, durable, whole.digest, overlay)
 
-    def _choices(self, epoch: int, lengths: list[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def _choices(
+        self, epoch: int, lengths: list[int]
+    ) -> Iterator[tuple[str, bool, dict[int, int]]]:
+        """Iterate ``(name, is_all, exceptions)``, as `_Epoch.overlay` takes them."""
         combinations = 1
         for length in lengths:
             combinations *= length + 1
@@ -253,23 +319,23 @@ class CrashStates:
                 break
         if combinations <= self.exhaustive_limit:
             every = itertools.product(*(range(length + 1) for length in lengths))
-            yield from ((f"each.{number}", choice) for number, choice in enumerate(every))
+            for number, counts in enumerate(every):
+                yield f"each.{number}", False, {i: n for i, n in enumerate(counts) if n}
             return
         rng = random.Random(f"{self.seed}.{epoch}")
-        none, full = (0,) * len(lengths), tuple(lengths)
-        yield "none.0", none
-        yield "all.0", full
+        yield "none.0", False, {}
+        yield "all.0", True, {}
         picked = list(range(len(lengths)))
         if len(picked) > self.lines_limit:
             picked = sorted(rng.sample(picked, self.lines_limit))
         for i in picked:
-            yield f"alone.{i}", (*none[:i], full[i], *none[i + 1 :])
-            yield f"without.{i}", (*full[:i], 0, *full[i + 1 :])
-            if full[i] > 1:
-                part = rng.randrange(1, full[i])
-                yield f"prefix.{i}", (*full[:i], part, *full[i + 1 :])
+            yield f"alone.{i}", False, {i: lengths[i]}
+            yield f"without.{i}", True, {i: 0}
+            if lengths[i] > 1:
+                yield f"prefix.{i}", True, {i: rng.randrange(1, lengths[i])}
         pairs = list(itertools.combinations(picked, 2))
         for number, (i, j) in enumerate(rng.sample(pairs, min(len(pairs), self.samples))):
-            yield f"pair.{number}", tuple(full[k] if k in (i, j) else 0 for k in range(len(full)))
+            yield f"pair.{number}", False, {i: lengths[i], j: lengths[j]}
         for number in range(self.samples):
-            yield f"sample.{number}", tuple(rng.randint(0, length) for length in lengths)
+            choice = {i: int(rng.random() * (length + 1)) for i, length in enumerate(lengths)}
+            yield f"sample.{number}", False, choice

@@ -32,7 +32,7 @@ from pmemfs.layout.records import CONTROL, NOTHING_TO_REPLAY
 
 SIZE = 64 << 20
 GEOMETRY = Geometry.of_size(SIZE)
-SAMPLES = int(os.environ.get("PMEMFS_CRASH_SAMPLES", "8"))
+SAMPLES = int(os.environ.get("PMEMFS_CRASH_SAMPLES", "16"))
 SECOND = 10**9
 _ZERO_PAGE = bytes(4096)
 _SEQUENCE = CONTROL_OFFSET + CONTROL.offset_of["sequence"]
