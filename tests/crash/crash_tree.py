@@ -225,10 +225,10 @@ class Allowed:
         others = self._old_words(want, step) if words else []
         for number in node.pages.keys() | want.pages.keys():
             page = node.pages.get(number, _ZERO_PAGE)
-            got = np.frombuffer(page, "<u8")
-            good = got == np.frombuffer(want.pages.get(number, _ZERO_PAGE), "<u8")
+            new = want.pages.get(number, _ZERO_PAGE)
+            good = np.frombuffer(page, "<u8") == np.frombuffer(new, "<u8")
             for other, end in others:
-                good |= _equal_words(got, other, number, end, node.size)
+                good |= _are_old_words(page, new, other, number, end, node.size)
             if not good.all():
                 at = number * PAGE + int(np.flatnonzero(~good)[0]) * 8
                 place = at % PAGE
@@ -257,15 +257,23 @@ class Allowed:
         return found
 
 
-def _equal_words(got: np.ndarray, other: Node, number: int, end: int, size: int) -> np.ndarray:
-    """Tell which words of a page are those of another state, up to byte ``end`` of the file."""
+def _are_old_words(
+    page: bytes, new: bytes, other: Node, number: int, end: int, size: int
+) -> np.ndarray:
+    """Tell which words of a page are those of another state, up to byte ``end`` of the file.
+
+    A word that zeros have cut since, by way of the journal, is old but for these zeros.
+    """
     start = number * PAGE
     if not any(low <= start < high for low, high in other.mapped):
         return np.zeros(PAGE // 8, bool)
     data = bytearray(other.pages.get(number, _ZERO_PAGE))
     cut = min(max(size - number * PAGE, 0), PAGE)
     data[cut:] = bytes(PAGE - cut)
-    equal = got == np.frombuffer(data, "<u8")
+    got, old, wanted = (np.frombuffer(x, np.uint8).reshape(-1, 8) for x in (page, data, new))
+    is_cut = (wanted == 0).any(1) & (wanted != 0).any(1)
+    equal = (got == old).all(1)
+    equal |= is_cut & ((got == old) | ((got == 0) & (wanted == 0))).all(1)
     if end < size:  # a word that this end cuts is no old word
         equal[max(end - number * PAGE, 0) // 8 :] = False
     return equal
