@@ -346,6 +346,13 @@ case(
     modelled=False,
 )
 case("zero-range-of-whole", wholes, zero(b"/f", 100, PAGE), atomic=True, **one)
+both(
+    "punch-cuts-dirty-words",
+    small,
+    write(b"/f", 40, pattern(B, 24)),
+    punch(b"/f", 50, PAGE - 42),
+    durable=False,
+)
 case("punch-hole", do(make(b"/f"), write(b"/f", 5 * PAGE, b"z")), punch(b"/f", PAGE, PAGE))
 case("punch-last-byte", small, punch(b"/f", 3 * PAGE - 1, 1), atomic=True)
 case("copy-range-appends", small, copy(b"/g", 0, b"/f", 3 * PAGE, 100))

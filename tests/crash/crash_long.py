@@ -62,9 +62,10 @@ def names_of(unit: str) -> list[str]:
     return [f"random:{seed}.{number}" for number in range(int(first), int(first) + RANDOM_BATCH)]
 
 
-def iter_units(seed: int) -> Iterator[str]:
+def iter_units(seed: int, *, pairs: bool) -> Iterator[str]:
     """Iterate the names of all units, without end."""
-    yield from (f"pairs:{step.name}" for step in STEPS)
+    if pairs:
+        yield from (f"pairs:{step.name}" for step in STEPS)
     first = 0
     while True:
         yield f"random:{seed}.{first}"
@@ -166,9 +167,11 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def run(ledger: Ledger, states: int, seed: int, samples: int, jobs: int, console: Console) -> None:
+def run(
+    ledger: Ledger, tasks: Iterator[tuple[str, int]], states: int, jobs: int, console: Console
+) -> None:
     """Do units until there are enough distinct states."""
-    todo = ((n, samples) for n in iter_units(seed) if n not in ledger.done)
+    todo = (task for task in tasks if task[0] not in ledger.done)
     pool = multiprocessing.get_context("fork").Pool(jobs, _ignore_interrupts)
     progress = Progress(
         TextColumn("[bold]{task.fields[unit]}"),
@@ -250,8 +253,11 @@ def report(ledger: Ledger, console: Console) -> None:
     default=ROOT / ".crash",
     help="Where to keep what has been done; default: .crash of the project.",
 )
+@click.option("--pairs/--no-pairs", default=True, help="Begin with the pairs, or leave them out.")
 @click.option("--fresh", is_flag=True, help="Forget what an earlier run has done.")
-def main(states: int, seed: int, jobs: int, samples: int, directory: Path, fresh: bool) -> None:
+def main(
+    states: int, seed: int, jobs: int, samples: int, directory: Path, pairs: bool, fresh: bool
+) -> None:
     """Crash all ordered pairs of operations on two files in two directories, then random
     sequences, and hold every state against the oracle.
 
@@ -266,7 +272,8 @@ def main(states: int, seed: int, jobs: int, samples: int, directory: Path, fresh
     elif ledger.done:
         console.print(f"going on: {len(ledger.done)} units, {len(ledger.states):,} states done")
     try:
-        run(ledger, states, seed, samples, jobs, console)
+        tasks = ((name, samples) for name in iter_units(seed, pairs=pairs))
+        run(ledger, tasks, states, jobs, console)
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on from here")
     report(ledger, console)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import crash_long
@@ -14,8 +16,16 @@ from crash_case import record
 from crash_long import Ledger, run_unit
 from crash_names import BY_NAME, recording_of, state_of
 from crash_oracle import Crasher, Oracle
+from crash_sequences import STEPS, Step, pair_names, record_sequence
 
 from pmemfs.fs import volume
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Iterator[Oracle]:
+    oracle = Oracle()
+    yield oracle
+    oracle.close()
 
 
 def run(directory: Path, *arguments: str) -> Result:
@@ -43,6 +53,13 @@ def test_it_prints_figures_and_goes_on(tmp_path: Path) -> None:
     assert "going on" not in run(tmp_path, "--states", "1", "--fresh").output
 
 
+def test_random_sequences_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crash_long, "RANDOM_BATCH", 1)
+    result = run(tmp_path, "--no-pairs", "--states", "100")
+    assert figure(result.output, "random sequences") >= 1
+    assert "ordered pairs:            0 of" in result.output
+
+
 def test_a_unit_that_was_being_written_is_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +84,17 @@ def test_random_sequences_are_the_same_for_the_same_seed() -> None:
     one, two = recording_of("random:5.1"), recording_of("random:5.1")
     assert one.events == two.events
     assert one.events != recording_of("random:5.2").events
+
+
+@pytest.mark.parametrize("first", STEPS, ids=lambda step: step.name)
+def test_some_pairs(first: Step, oracle: Oracle) -> None:
+    """A few of those that the long run takes all of."""
+    for name in random.Random(first.name).sample(pair_names(first.name), 4):
+        recording = record_sequence(name)
+        if recording is not None:
+            crasher = Crasher(recording, oracle, name=name)
+            crasher.run(2)
+            assert not crasher.failures, "\n".join(["make replay ID=", *crasher.failures])
 
 
 @pytest.mark.parametrize("name", ["create", "pair:overwrite-foo+fsync-foo", "mount-unclean"])
