@@ -229,6 +229,17 @@ def record_image(
     It opens the image by that path with that class of device, and leaves it however it likes.
     With ``recover``, the tree to be seen is the one that it makes of the image before.
     """
+    with materialised(base) as path:
+        events = events_of(lambda device_class: operation(path, device_class))
+    with materialised(base) as path:
+        if recover is not None:
+            recover(path)
+        tree = tree_at(path, case)
+    return Recording(case, base, events, Allowed([tree], [0]), recover=recover)
+
+
+def events_of(operation: Callable[[type[MappedDevice]], Any]) -> list[Event]:
+    """Return what passes through the devices that are opened with the class ``operation`` gets."""
     devices: list[UnbackedRecordingDevice] = []
 
     class FromStart(UnbackedRecordingDevice):
@@ -237,14 +248,8 @@ def record_image(
             self.start()
             devices.append(self)
 
-    with materialised(base) as path:
-        operation(path, FromStart)
-    events = [event for device in devices for event in device.stop()]
-    with materialised(base) as path:
-        if recover is not None:
-            recover(path)
-        tree = tree_at(path, case)
-    return Recording(case, base, events, Allowed([tree], [0]), recover=recover)
+    operation(FromStart)
+    return [event for device in devices for event in device.stop()]
 
 
 def record_mount(case: Case, base: SparseImage) -> Recording:
