@@ -2,12 +2,12 @@
 
 ``SAMPLES`` belongs to the id because it decides which states of a large epoch are taken. Names
 of recordings: a case; an image case; ``pair:FIRST+SECOND``; ``random:SEED.NUMBER``; ``mount:ID``,
-the mount of the state that has that id.
+the mount of the state that has that id, or ``mount:CASE``, of that with no home of its last commit.
 """
 
 from __future__ import annotations
 
-from crash_case import Recording, record, record_mount
+from crash_case import Recording, needs_replay, record, record_mount
 from crash_cases import CASES
 from crash_images import IMAGE_CASES
 from crash_sequences import record_sequence
@@ -25,11 +25,20 @@ def recording_of(name: str) -> Recording:
             raise KeyError(name)
         return recording
     if name.startswith("mount:"):
-        recording, state = state_of(name.removeprefix("mount:"))
-        return record_mount(recording.case, state.image)
+        return _recording_of_mount(name.removeprefix("mount:"))
     if name in IMAGE_CASES:
         return IMAGE_CASES[name]()
     return record(BY_NAME[name])
+
+
+def _recording_of_mount(name: str) -> Recording:
+    if "/" in name:
+        recording, state = state_of(name)
+    else:
+        recording = recording_of(name)
+        none = [s for s in recording.states(1) if s.id.endswith((".none.0", ".each.0"))]
+        state = [s for s in none if needs_replay(s.image)][-1]
+    return record_mount(recording.case, state.image)
 
 
 def state_of(state_id: str) -> tuple[Recording, CrashState]:

@@ -11,7 +11,7 @@ import crash_long
 import crash_replay
 import pytest
 from click.testing import CliRunner, Result
-from crash_bugs import patched
+from crash_bug import patched
 from crash_case import record
 from crash_long import Ledger, run_unit
 from crash_names import BY_NAME, recording_of, state_of
