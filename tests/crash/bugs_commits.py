@@ -9,7 +9,7 @@ from crash_anatomy import Events, anatomy, delayed, moved, without
 from crash_bug import patched, patches, rewrites
 
 from pmemfs.device import Event
-from pmemfs.fs.namespace import Namespace
+from pmemfs.fs import Volume
 from pmemfs.fsck import journal as fsck_journal
 from pmemfs.journal import journal, recovery
 
@@ -66,13 +66,12 @@ def one_journal_slot() -> AbstractContextManager[Any]:
 @patches("rename-other-directory")
 def rename_in_two_transactions() -> AbstractContextManager[Any]:
     def rename(
-        self: Namespace, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
+        self: Volume, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
     ) -> None:
-        inode = self.lookup(parent, name)
-        self.link(inode.ino, new_parent, new_name)
+        self.link(self.lookup(parent, name).ino, new_parent, new_name)
         self.unlink(parent, name)
 
-    return patched(Namespace, "rename", rename)
+    return patched(Volume, "rename", rename)
 
 
 # -- what only the lint sees --------------------------------------------------------------------
