@@ -50,6 +50,16 @@ def owner_word_before_data(events: Events) -> Events:
     return [*words, *events]
 
 
+@rewrites("write-to-freed-page")
+def zeros_left_out(events: Events) -> Events:
+    """What the last owner wrote shows around the data of a reused page."""
+    return [
+        event
+        for part, event in anatomy(events)
+        if part != "data" or event.kind != "store" or any(event.data)
+    ]
+
+
 @patches("xattr-replace")
 def xattrs_in_place() -> AbstractContextManager[Any]:
     replace_whole = Xattrs._replace

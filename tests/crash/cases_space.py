@@ -26,6 +26,7 @@ from crash_calls import (
     read,
     release_idle,
     removexattr,
+    retire,
     rmdir,
     setxattr,
     symlink,
@@ -290,6 +291,21 @@ both(
     symlink(b"/s", b"t" * 500),
     mkdir(b"/m"),
     make(b"/m/x"),
+)
+freed = do(small, make(b"/n"), unlink(b"/f"), retire)
+case("write-to-freed-page", freed, write(b"/n", 5, b"n"))
+case("write-to-freed-pages-with-hole", freed, write(b"/n", PAGE + 5, pattern(C, PAGE)))
+case("append-to-freed-page", freed, write(b"/g", PAGE, b"x"))
+case("allocate-freed-pages", freed, allocate(b"/n", 5, 2 * PAGE))
+both("free-and-write", do(small, make(b"/n")), unlink(b"/f"), retire, write(b"/n", 5, b"n"))
+both(
+    "free-and-name",
+    do(tree, setxattr(b"/d/f", b"user.a", b"1" * 999)),
+    removexattr(b"/d/f", b"user.a"),
+    retire,
+    mkdir(b"/m"),
+    make(b"/m/x"),
+    symlink(b"/m/s", b"t" * 300),
 )
 both("reuse-inode", tree, unlink(b"/d/f"), make(b"/e/f"), make(b"/e/g"))
 

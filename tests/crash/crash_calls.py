@@ -219,6 +219,12 @@ def discard(volume: Volume) -> None:
     volume.pool.discard_returned(16)
 
 
+def retire(volume: Volume) -> None:
+    """Let the arenas look for free pages anew, as after a mount: freed ones are used again."""
+    volume.data_arena.retire()
+    volume.metadata_arena.retire()
+
+
 def idle(volume: Volume) -> None:
     """Let the reclaimer take one step, long after the last request."""
     Reclaimer(volume, 0.0, itertools.count(_FAR_S, 100).__next__).step()

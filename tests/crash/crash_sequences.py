@@ -37,6 +37,7 @@ from crash_calls import (
     release_idle,
     removexattr,
     rename,
+    retire,
     rmdir,
     setattr_,
     setxattr,
@@ -219,7 +220,7 @@ def _random_data_step(rng: random.Random) -> Step:
     path = rng.choice([FOO, BAR, b"/A/new", b"/B/l", b"/A/r"])
     offset = rng.choice([0, PAGE, 2 * PAGE, 5 * PAGE, PIECE]) + rng.choice([0, 1, 60, 777, 4090])
     length = rng.choice([1, 8, 24, 100, PAGE, PAGE + 9, 3 * PAGE])
-    what = rng.randrange(8)
+    what = rng.randrange(9)
     if what < 3:
         return Step("write", write(path, offset, pattern(rng.choice([A, B, C]), length)))
     if what == 3:
@@ -230,4 +231,6 @@ def _random_data_step(rng: random.Random) -> Step:
         return Step("allocate", allocate(path, offset, length), piecewise=True)
     if what == 6:
         return Step("make", make(path))
+    if what == 7:
+        return Step("retire", retire)
     return Step("fsync", fsync(path), (path,))
