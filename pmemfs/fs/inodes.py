@@ -7,8 +7,8 @@ arithmetic. A chunk without an inode in use is released in idle time, except chu
 Invariants: what stands in an `Inode` object agrees with the device after every commit; `put`
 writes the whole sealed record into the transaction; an aborted transaction decodes it again. An
 object is only dropped from the cache between operations, so an inode has one object at a time.
-``holds`` counts what keeps inodes alive without a name, apart from the cache: what the kernel
-remembers by the million must not keep as many objects.
+``holds`` stands apart from the cache: what the kernel remembers by the million must not keep as
+many objects.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 from pmemfs.device import MappedDevice
 from pmemfs.errors import DamagedImageError, PmemfsError, no_space
+from pmemfs.fs.holds import Holds
 from pmemfs.image import Image
 from pmemfs.journal import Transaction
 from pmemfs.layout.geometry import (
@@ -229,7 +230,7 @@ class InodeTable:
         self._open_chunks: set[int] = set()
         self._current = 0
         self._cache: dict[int, Inode] = {}
-        self.holds: dict[int, int] = {}
+        self.holds = Holds()
         self.in_use = 0
         for chunk, extent in image.chunk_extents().items():
             self._load_chunk(chunk, extent)

@@ -345,9 +345,12 @@ class Volume:
 
     def find(self, parent: int, name: bytes) -> Inode | None:
         """Return what a name in a directory stands for, or None; else as `lookup`."""
-        if self.tables is not None:
-            self.inodes.trim(self.tables.is_dirty)
+        self._trim()
         return self._names.find(parent, name)
+
+    def _trim(self) -> None:
+        """Keep the cache of inodes small; what makes it grow, looking around, begins with this."""
+        self.inodes.trim(self.tables.is_dirty if self.tables is not None else lambda _: False)
 
     def resolve(self, path: bytes) -> Inode:
         """Return what a path from the root stands for; symbolic links are not followed."""
@@ -362,6 +365,7 @@ class Volume:
 
         Entries that stay are listed once each, whatever comes and goes meanwhile.
         """
+        self._trim()
         directory = self._names.directory(ino)
         if after < COOKIE_DOT:
             yield DirectoryEntry(b".", ino, stat.S_IFDIR >> 12, COOKIE_DOT)
@@ -374,18 +378,11 @@ class Volume:
 
     def hold(self, ino: int, count: int = 1) -> None:
         """Keep an inode alive, even without a name, until as many `release`."""
-        holds = self.inodes.holds
-        holds[ino] = holds.get(ino, 0) + count
+        self.inodes.holds.add(ino, count)
 
     def release(self, ino: int, count: int = 1) -> None:
         """Let go of an inode; without a name and the last hold, its space is freed."""
-        holds = self.inodes.holds
-        left = holds[ino] - count
-        if left > 0:
-            holds[ino] = left
-            return
-        del holds[ino]
-        if self.orphans and not self.is_read_only:
+        if self.inodes.holds.drop(ino, count) and self.orphans and not self.is_read_only:
             inode = self.inodes.get(ino)
             if not inode.nlink and inode in self.orphans:
                 self.orphans.work(inode)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mount_run import NEEDS_MOUNT, NEEDS_ROOT, assert_clean, scratch
+from mount_run import NEEDS_MOUNT, NEEDS_ROOT, assert_clean, scratch, wait_until
 
 from pmemfs.fs import Volume
 from pmemfs.fuse.mounts import sync_directory, unmount
@@ -39,8 +41,9 @@ class CountingFrontend(NativeFrontend):
 class Served:
     """A mount that is served by a thread of the test."""
 
-    def __init__(self, directory: Path, server: CountingFrontend) -> None:
+    def __init__(self, directory: Path, volume: Volume, server: CountingFrontend) -> None:
         self.directory = directory
+        self.volume = volume
         self._server = server
 
     def requests(self, work: Callable[[], object]) -> Counter[str]:
@@ -67,7 +70,7 @@ def serve(folder: Path, text: str = "") -> Iterator[Served]:
     try:
         assert ready.wait(10)
         (directory / "warm").write_text("so that the kernel knows what is not to be asked")
-        yield Served(directory, server)
+        yield Served(directory, volume, server)
     finally:
         unmount(str(directory), lazy=True)
         thread.join(10)
@@ -176,3 +179,44 @@ def test_writes_are_gathered(served: Served) -> None:
     seen = served.requests(work)
     assert 1 <= seen["WRITE"] <= 2, seen
     assert seen["GETXATTR"] == 1
+
+
+def test_what_the_kernel_forgets_is_not_held(served: Served) -> None:
+    holds = served.volume.inodes.holds
+    before = len(holds)
+    for number in range(300):
+        make(served.directory / f"{number}")
+    assert len(holds) == before + 300
+    for number in range(300):
+        os.unlink(served.directory / f"{number}")
+    assert wait_until(lambda: len(holds) == before)
+
+
+# -- what must not end the daemon ----------------------------------------------------------------
+
+
+def test_an_unexpected_exception_is_an_error_of_that_request(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("on purpose")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(served.volume, "statfs", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            os.statvfs(served.directory)
+    assert "ZeroDivisionError" in caplog.text
+    assert "request 17" in caplog.text
+    caplog.clear()
+    assert os.statvfs(served.directory).f_blocks
+
+
+def test_a_killed_client_leaves_the_daemon_serving(served: Served) -> None:
+    for delay_s in (0.0, 0.05, 0.2):
+        words = ["dd", "if=/dev/zero", f"of={served.directory}/f", "bs=1M", "count=40"]
+        client = subprocess.Popen([*words, "oflag=direct"], stderr=subprocess.DEVNULL)
+        time.sleep(delay_s)
+        client.kill()
+        client.wait()
+        make(served.directory / f"after{delay_s}")
+    read(served.directory / "after0.0")
