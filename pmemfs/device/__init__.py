@@ -5,6 +5,7 @@ from pmemfs.device.crash import CrashState, CrashStates
 from pmemfs.device.mapped import MappedDevice
 from pmemfs.device.power import PowerStates
 from pmemfs.device.recording import Event, RecordingDevice
+from pmemfs.device.sparse import SparseImage
 
 __all__ = [
     "Counters",
@@ -14,4 +15,5 @@ __all__ = [
     "MappedDevice",
     "PowerStates",
     "RecordingDevice",
+    "SparseImage",
 ]

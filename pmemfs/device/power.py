@@ -17,10 +17,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from pmemfs.device.crash import CrashState, CrashStates, SparseImage
+from pmemfs.device.crash import CrashState, CrashStates
 from pmemfs.device.mapped import WORD_BYTES
-
-PAGE_BYTES = 4096
+from pmemfs.device.sparse import PAGE_BYTES, SparseImage
 
 
 class _Versions:
@@ -82,7 +81,8 @@ class PowerStates(CrashStates):
             elif event.kind == "discard":
                 versions.discard(event.offset, event.length)
             elif event.kind == "sync":
-                yield from self._page_states(epoch, number, durable, versions.pages)
+                if number >= self.since:
+                    yield from self._page_states(epoch, number, durable, versions.pages)
                 durable = versions.durable()
                 epoch += 1
         yield from self._page_states(epoch, len(self.events), durable, versions.pages)
@@ -93,27 +93,14 @@ class PowerStates(CrashStates):
         noise = [n for n in pages if self._is_transient(n)]
         numbers = sorted(pages.keys() - set(noise))
         lengths = [len(pages[number]) for number in numbers] + [1] * bool(noise)
-        seen: set[tuple[int, ...]] = set()
-        for name, choice in self._choices(epoch, lengths):
-            if choice in seen:
-                continue
-            seen.add(choice)
-            image = durable.copy()
-            for number, version in zip(numbers, choice):
-                if version:
-                    _put(image, number, pages[number][version - 1])
-            if noise and choice[-1]:
-                for number in noise:
-                    _put(image, number, pages[number][-1])
-            yield CrashState(f"{epoch}.{name}", after, image)
+        digest = durable.digest()
+        for name, is_all, exceptions in self._choices(epoch, lengths):
+            chosen = [exceptions.get(i, n if is_all else 0) for i, n in enumerate(lengths)]
+            overlay = {n: pages[n][count - 1] for n, count in zip(numbers, chosen) if count}
+            if noise and chosen[-1]:
+                overlay.update((number, pages[number][-1]) for number in noise)
+            yield CrashState(f"{epoch}.{name}", after, durable, digest, overlay)
 
     def _is_transient(self, number: int) -> bool:
         start = number * PAGE_BYTES
         return any(low <= start and start + PAGE_BYTES <= high for low, high in self.transient)
-
-
-def _put(image: SparseImage, number: int, page: bytes | None) -> None:
-    if page is None:
-        image.pages.pop(number, None)
-    else:
-        image.pages[number] = page

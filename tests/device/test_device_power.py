@@ -10,8 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pmemfs.device import Event, MappedDevice, PowerStates, RecordingDevice
-from pmemfs.device.crash import SparseImage
+from pmemfs.device import Event, MappedDevice, PowerStates, RecordingDevice, SparseImage
 from pmemfs.errors import PmemfsError
 
 SIZE = 1 << 16
