@@ -4,7 +4,7 @@ PY := .venv/bin/python
 WORKERS ?= 2
 SBIN ?= /sbin
 
-.PHONY: help setup demo test test-slow crash crash-bugs replay torture bench check format clean install uninstall
+.PHONY: help setup demo test test-slow crash crash-bugs replay bench torture mutants check format clean install uninstall
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ bench: setup  ## Compare speed with other file systems; ARGS="--quick --png peer
 
 torture: setup  ## Kill daemons in the midst of work and check all; ARGS="--rounds 100 --seed 1"
 	PYTHONPATH=tests/mount $(PY) tests/torture/torture_run.py $(ARGS)
+
+mutants: setup  ## Damage images, use each with everything; ARGS="--count 10000 --seed 1 --jobs 2"
+	$(PY) tests/hostile/run_mutants.py $(ARGS)
 
 check: setup  ## Check format, lint, types and layers
 	.venv/bin/ruff format --check .

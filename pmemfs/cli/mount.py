@@ -14,6 +14,7 @@ from pmemfs.fuse import daemon, mounts
 from pmemfs.fuse.mount import FRONTENDS, load_fusepy, serve, validate_fuse_device
 from pmemfs.fuse.options import HELP, MountOptions, parse
 from pmemfs.image import Image, host_boot_id
+from pmemfs.inspect.text import printable
 from pmemfs.layout.records import MountState, Persist
 
 CLOSE_TIMEOUT_S = 120.0
@@ -80,7 +81,7 @@ def mount_command(
     recovery = _start(image, directory, options, frontend, log_path)
     _tell(image, recovery)
     if not quiet:
-        click.echo(f"{image} is mounted on {directory}; log: {log_path}")
+        click.echo(printable(f"{image} is mounted on {directory}; log: {log_path}"))
 
 
 def _start(image: str, directory: str, options: MountOptions, frontend: str, log_path: Path) -> str:
@@ -93,7 +94,7 @@ def _start(image: str, directory: str, options: MountOptions, frontend: str, log
 
 def _tell(image: str, recovery: str) -> None:
     if recovery:
-        click.echo(f"{image}: {recovery}")
+        click.echo(printable(f"{image}: {recovery}"))
 
 
 def validate_unclean(image: str) -> None:
@@ -114,7 +115,8 @@ def validate_unclean(image: str) -> None:
     if not report.is_clean:
         raise DamagedImageError(
             f"{image} {reason}, and {len(report.findings)} things in it do not fit together: look "
-            f"with pmemfs fsck {image}; pmemfs mount -o ro reads what can be read"
+            f"with pmemfs fsck {image} -n, mend it with -p; pmemfs mount -o ro reads what can be "
+            "read"
         )
 
 

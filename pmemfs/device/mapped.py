@@ -35,9 +35,11 @@ This module does not know what the bytes mean.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import ctypes
 import errno
+import itertools
 import mmap
 import os
 from collections.abc import Iterable, Iterator
@@ -50,6 +52,7 @@ from pmemfs.errors import DamagedImageError, HostError, PmemfsError
 LINE_BYTES = 64
 WORD_BYTES = 8
 
+_PAGE_SHIFT = 12
 _UNIT_SHIFT = 21
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
@@ -84,7 +87,8 @@ class MappedDevice:
         self._fd = os.dup(fd)
         # zeros that the operating system allocates only where they are written
         self._backed = np.zeros((size_bytes >> _UNIT_SHIFT) + 1, np.uint8).data
-        self._private_stores: list[tuple[int, int]] = []
+        self._private_pages: set[int] = set()
+        self._private_sorted: list[int] = []
         units = np.zeros((size_bytes >> _UNIT_SHIFT) + 1, np.uint8).data
         self.solid = (units if private else self._backed) if _is_tmpfs(fd) else None
         """Of each 2 MiB unit, whether it has no hole; None where reading a hole takes no space."""
@@ -288,11 +292,7 @@ class MappedDevice:
         """Iterate ``(start, stop)`` byte ranges that may hold data; the rest are host holes."""
         ranges = list(self._iter_host_data(start, stop))
         if self.private:
-            ranges += [
-                (max(a, start), min(b, stop))
-                for a, b in self._private_stores
-                if a < stop and b > start
-            ]
+            ranges += self._iter_private_data(start, stop)
             ranges.sort()
         reached = start
         for low, high in ranges:
@@ -300,6 +300,16 @@ class MappedDevice:
             if low < high:
                 yield low, high
                 reached = high
+
+    def _iter_private_data(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        if len(self._private_sorted) != len(self._private_pages):
+            self._private_sorted = sorted(self._private_pages)
+        pages = self._private_sorted
+        first = bisect.bisect_left(pages, start >> _PAGE_SHIFT)
+        for page in itertools.islice(pages, first, None):
+            if page << _PAGE_SHIFT >= stop:
+                return
+            yield max(page << _PAGE_SHIFT, start), min(page + 1 << _PAGE_SHIFT, stop)
 
     def _iter_host_data(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         while start < stop:
@@ -372,5 +382,5 @@ class MappedDevice:
 
     def _store_private(self, offset: int, data: Buffer) -> None:
         MappedDevice.store(self, offset, data)
-        page = offset & ~4095
-        self._private_stores.append((page, (offset + len(data) + 4095) & ~4095))
+        last = offset + len(data) - 1
+        self._private_pages.update(range(offset >> _PAGE_SHIFT, (last >> _PAGE_SHIFT) + 1))

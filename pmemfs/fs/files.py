@@ -24,7 +24,7 @@ import errno
 from collections.abc import Iterator
 
 from pmemfs.device import MappedDevice
-from pmemfs.errors import PmemfsError
+from pmemfs.errors import DamagedImageError, PmemfsError
 from pmemfs.fs.filemap import FileMaps, piece_of
 from pmemfs.fs.inodes import Inode, InodeTable, Run
 from pmemfs.fs.placement import takes_whole
@@ -390,7 +390,7 @@ class Files:
                 self._maps.clear(tx, inode, index, index + count)
             pfn = extent << EXTENT_PAGE_SHIFT
             self._maps.assign(tx, inode, (first, PAGES_PER_EXTENT, pfn, True))
-            self._free_runs(tx, old)
+            self._free_runs(tx, inode, old)
             inode.pages += PAGES_PER_EXTENT - sum(count for _, count, _, _ in old)
             self._change_size(tx, inode, max(inode.size, offset + len(data)))
         assert self._tables is not None
@@ -440,21 +440,31 @@ class Files:
             skip = max(0, first_page - index)
             freed = (index + skip, count - skip, pfn + skip, whole)
             self._maps.clear(tx, inode, freed[0], freed[0] + freed[1])
-            self._free_runs(tx, [freed])
+            self._free_runs(tx, inode, [freed])
             inode.pages -= freed[1]
             budget -= 16 * freed[1] + 128  # owner words, map words, a head, their headers
         return False
 
-    def _free_runs(self, tx: Transaction, runs: list[Run]) -> None:
-        """Free pages or extents that no map refers to any more."""
-        for _, count, pfn, whole in runs:
+    def _free_runs(self, tx: Transaction, inode: Inode, runs: list[Run]) -> None:
+        """Free pages or extents of an inode that no map refers to any more."""
+        for index, count, pfn, whole in runs:
             for first, n in _by_extent(pfn, count):
                 if whole:
-                    self._pool.release(tx, pfn_to_extent(first))
+                    self._release_piece(tx, inode, first, piece_of(index + first - pfn))
                     self._forget_after(tx, first, None)
                 else:
-                    free_pages(self._pool, tx, first, n)
+                    word = owner_word(inode.ino, index + first - pfn)
+                    free_pages(self._pool, tx, first, n, word, _STEP_1)
                     self._forget_after(tx, first, n)
+
+    def _release_piece(self, tx: Transaction, inode: Inode, pfn: int, piece: int) -> None:
+        if not self._pool.holds_piece(pfn, inode.ino, piece):
+            raise DamagedImageError(
+                f"extent {pfn_to_extent(pfn)} is not piece {piece} of inode {inode.ino}, which has "
+                "it in its map; run pmemfs fsck",
+                self._pool.geometry.head_offset(pfn_to_extent(pfn)),
+            )
+        self._pool.release(tx, pfn_to_extent(pfn))
 
     def _forget_after(self, tx: Transaction, pfn: int, count: int | None) -> None:
         tables = self._tables
@@ -536,7 +546,8 @@ class Files:
         covered = first < stop and (not whole or stop - first == PAGES_PER_EXTENT)
         if covered and self._maps.can_clear(inode, first, stop):
             self._maps.clear(tx, inode, first, stop)
-            self._free_runs(tx, [(first, stop - first, pfn + first - index, whole)])
+            freed = (first, stop - first, pfn + first - index, whole)
+            self._free_runs(tx, inode, [freed])
             inode.pages -= stop - first
             self._zero_run(tx, (index, first - index, pfn, whole), offset, end)
             rest = pfn + stop - index

@@ -10,10 +10,10 @@ nothing has changed. Calls that change names, attributes, sizes or allocate are 
 overwriting bytes in place is durable after `Volume.fsync`. Returned `Inode` objects are live and
 must not be changed. One thread at a time.
 
-Opening order: replay the journal; publish "mounted"; raise the mount generation, which voids every
-split table. Closing order: unsplit; nothing left to replay; publish "clean". Both are ordered for
-the host too, in either persistence mode: so the image on its disk never says "clean", nor
-``persist=disk``, of what is not.
+Opening order: replay the journal; read what memory keeps, and refuse what is damaged; publish
+"mounted"; raise the mount generation, which voids every split table. Closing order: unsplit;
+nothing left to replay; publish "clean". Both are ordered for the host too, in either persistence
+mode: so the image on its disk never says "clean", nor ``persist=disk``, of what is not.
 
 With ``persist=disk`` all that is durable on return is so on the host's disk.
 """
@@ -54,7 +54,19 @@ from pmemfs.layout.geometry import (
     Geometry,
     extent_to_offset,
 )
-from pmemfs.layout.records import CONTROL, InodeFlag, Kind, MapKind, MountState, Persist
+from pmemfs.layout.records import (
+    CONTROL,
+    MAX_GENERATION,
+    MAX_SEQUENCE,
+    NOTHING_TO_REPLAY,
+    InodeFlag,
+    Kind,
+    MapKind,
+    MountState,
+    Persist,
+    Role,
+)
+from pmemfs.layout.words import owner_word
 from pmemfs.pages import Arena, ExtentPool, SplitTables
 from pmemfs.pages.clock import Clock, HostClock
 
@@ -72,6 +84,7 @@ _FALLOC_MODES = (
 )
 _DISCARD_AT_CLOSE = 1024
 _CAPABILITY = b"security.capability"
+_TRUSTED = b"trusted."
 _PREALLOCATED = int(InodeFlag.PREALLOCATED)
 _USER_FLAGS = int(InodeFlag.IMMUTABLE | InodeFlag.APPEND)
 _COPY_MOST = 16 << 20
@@ -129,21 +142,20 @@ class Volume:
         self.options = options
         self.geometry: Geometry = image.geometry
         self.device: MappedDevice = image.device
+        validate_control(image)
         self.was_clean = image.is_clean
         if not options.read_only:
             self.device.persist_on_disk()
-        self.replay: Replay | None = recover(self.device)
+        self.replay = self._recover()
         self._clock = options.clock
         self.live = SequenceWord(self.device)
         self.journal = Journal(self.device, self.live)
-        if not options.read_only:
-            self._begin_mount()
         self.pool = ExtentPool(image, self.journal)
         if not options.read_only and not self.was_clean:
             self.pool.suspect_free_data()
         self.tables: SplitTables | None = None
         if not options.read_only:
-            generation = image.control()["generation"]
+            generation = image.control()["generation"] + 1
             self.tables = SplitTables(self.pool, self.journal, self.live, generation, self._clock)
         self.data_arena = Arena(self.pool, Kind.SMALL)
         self.metadata_arena = Arena(self.pool, Kind.METADATA)
@@ -160,7 +172,7 @@ class Volume:
             clock=self._clock,
             threshold_pages=options.threshold_pages,
         )
-        self.orphans = Orphans(self.device, self.journal, self.pool, self.inodes, self._files)
+        self.orphans = Orphans(image, self.journal, self.pool, self.inodes, self._files)
         self._directories = Directories(
             self.device, self.pool, self.metadata_arena, image.superblock["hash_seed"]
         )
@@ -177,16 +189,32 @@ class Volume:
         self._keeps_atime = options.atime == "relatime" and not options.read_only
         self.is_read_only = options.read_only
         self._damage = DamageLog(image.name)
+        if self.tables is not None:
+            self._begin_mount()
+            self.tables.begin()
         self._is_open = True
+
+    def _recover(self) -> Replay | None:
+        """Replay the journal; a read-only mount passes over one that is damaged."""
+        try:
+            return recover(self.device)
+        except DamagedImageError as error:
+            self.image.refuse(error)
+            return None
 
     # -- the volume --------------------------------------------------------------------------
 
     @staticmethod
     def format(
-        path: str | os.PathLike[str], size_bytes: int, *, label: str = "", force: bool = False
+        path: str | os.PathLike[str],
+        size_bytes: int,
+        *,
+        label: str = "",
+        force: bool = False,
+        lost_found: bool = False,
     ) -> Geometry:
         """Make an image; see `pmemfs.fs.format.format_image`."""
-        return format_image(path, size_bytes, label=label, force=force)
+        return format_image(path, size_bytes, label=label, force=force, lost_found=lost_found)
 
     @classmethod
     def open(
@@ -440,10 +468,11 @@ class Volume:
         if inode.map_kind == MapKind.INLINE:
             packed = b"".join(word.to_bytes(8, "little") for word in inode.words)
             return packed[: inode.size]
-        if not 0 < inode.words[0] < self.geometry.n_pages:
-            raise DamagedImageError(f"the target of link {ino} lies outside the image")
-        start = inode.words[0] << PAGE_SHIFT
-        return bytes(self.device.view[start : start + min(inode.size, PAGE_BYTES)])
+        pfn = inode.words[0]
+        if not self.pool.holds_page(pfn, Kind.METADATA, owner_word(ino, Role.SYMLINK)):
+            raise DamagedImageError(f"the target of link {ino} is damaged; run pmemfs fsck")
+        start = pfn << PAGE_SHIFT
+        return bytes(self.device.view[start : start + inode.size])
 
     def link(self, ino: int, parent: int, name: bytes) -> Inode:
         """Give a file one more name."""
@@ -523,7 +552,7 @@ class Volume:
 
     def _change_mode(self, tx: Transaction, inode: Inode, mode: int) -> None:
         inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
-        value = self._xattrs.read(inode).get(acl.ACCESS) if inode.xattr else None
+        value = self._xattrs.read(inode, tx).get(acl.ACCESS) if inode.xattr else None
         if value is not None:
             changed = acl.pack(acl.with_mode(acl.parse(value), mode))
             self._xattrs.replace(tx, inode, {acl.ACCESS: changed})
@@ -544,7 +573,7 @@ class Volume:
         if inode.is_dir:
             return False
         mode = without_set_id(inode.mode) if set_id else inode.mode
-        has_capability = bool(inode.xattr) and _CAPABILITY in self._xattrs.read(inode)
+        has_capability = bool(inode.xattr) and _CAPABILITY in self._xattrs.read(inode, tx)
         if mode == inode.mode and not has_capability:
             return False
         self.inodes.guard(tx, inode)
@@ -588,9 +617,13 @@ class Volume:
             raise PmemfsError(errno.ENODATA, "there is no such attribute")
         return value
 
-    def listxattr(self, ino: int) -> list[bytes]:
-        """Return the names of all extended attributes."""
-        return list(self._xattrs.read(self.inodes.get(ino)))
+    def listxattr(self, ino: int, *, trusted: bool = True) -> list[bytes]:
+        """Return the names of all extended attributes.
+
+        Without ``trusted`` those are left out that Linux shows to CAP_SYS_ADMIN only.
+        """
+        names = list(self._xattrs.read(self.inodes.get(ino)))
+        return names if trusted else [n for n in names if not n.startswith(_TRUSTED)]
 
     def setxattr(
         self, ino: int, name: bytes, value: bytes, flags: int = 0, *, drop_set_gid: bool = False
@@ -795,6 +828,15 @@ class Volume:
             with self.journal.transaction() as tx:
                 return self.inodes.release_empty_chunk(tx)
         return False
+
+
+def validate_control(image: Image) -> None:
+    """Refuse an image for a control page that no mount can go on from."""
+    control = image.control()
+    good = control["state"] in tuple(MountState) and control["generation"] <= MAX_GENERATION
+    if not good or control["committed"] & ~NOTHING_TO_REPLAY > MAX_SEQUENCE:
+        text = "the control page is damaged; run pmemfs fsck"
+        image.refuse(DamagedImageError(text, CONTROL_OFFSET))
 
 
 def without_set_id(mode: int) -> int:

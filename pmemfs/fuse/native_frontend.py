@@ -43,7 +43,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from pmemfs.errors import DamagedImageError, PmemfsError
+from pmemfs.errors import PmemfsError
 from pmemfs.fs import Inode, Volume, acl
 from pmemfs.fuse import protocol as p
 from pmemfs.fuse.native_mount import max_request_bytes
@@ -54,6 +54,7 @@ from pmemfs.reclaim import Reclaimer
 log = logging.getLogger("pmemfs.fuse")
 
 _HEADER_BYTES = p.IN_HEADER.size_bytes
+_NOT_LOOKED_UP = (0,) * 22
 _VALID_S = 24 * 3600
 _NS = 10**9
 _POLL_MOST_S = 1.0
@@ -98,7 +99,6 @@ _NO_ENTRY = p.ENTRY_OUT.pack(entry_valid=_VALID_S)  # node 0: there is none, and
 
 
 _U64 = (1 << 64) - 1
-_NOT_LOOKED_UP = (0,) * 22
 
 
 class NativeFrontend:
@@ -412,6 +412,13 @@ class NativeFrontend:
         head = (inode.ino, inode.generation, _VALID_S, _VALID_S, 0, 0)
         return head + self._attributes(inode)
 
+    def _listed_entry(self, ino: int) -> tuple[int, ...]:
+        """As `_entry`; a damaged inode does not hide the others, a lookup of it is the error."""
+        try:
+            return self._entry(self._volume.inode(ino))
+        except PmemfsError:
+            return _NOT_LOOKED_UP
+
     def _entry_reply(self, inode: Inode) -> bytes:
         return p.ENTRY_OUT.struct.pack(*self._entry(inode))
 
@@ -709,10 +716,8 @@ class NativeFrontend:
             size -= (length + 7) & ~7
             if size < 0:
                 break
-            entry: tuple[int, ...] = _NOT_LOOKED_UP
-            if cookie > 2:  # . and .. are not looked up by this
-                with contextlib.suppress(DamagedImageError):  # a damaged one can still be listed
-                    entry = self._entry(volume.inode(ino))
+            # . and .. are not looked up by this
+            entry = _NOT_LOOKED_UP if cookie <= 2 else self._listed_entry(ino)
             parts.append(
                 pack(*entry, ino, cookie, len(name), file_type) + name + bytes(-length & 7)
             )
@@ -727,7 +732,8 @@ class NativeFrontend:
 
     def _listxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         (size, _) = p.GETXATTR_IN.struct.unpack_from(body)
-        names = self._volume.listxattr(nodeid)
+        # the kernel guards each trusted.* attribute, but not the list
+        names = self._volume.listxattr(nodeid, trusted=uid == 0)
         return _sized(b"".join(name + b"\0" for name in names), size)
 
     def _setxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:

@@ -321,7 +321,10 @@ RECORDS = (
     XATTR_ENTRY,
 )
 
+XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
+XATTR_SYSTEM_NAMES = (b"system.posix_acl_access", b"system.posix_acl_default")
 NOTHING_TO_REPLAY = 1 << 63
+MAX_SEQUENCE = MAX_GENERATION = 1 << 62  # no image lives so long: beyond them it is damaged
 MAP_WORDS = 17
 INLINE_BYTES = MAP_WORDS * 8
 

@@ -93,6 +93,10 @@ class SplitTables:
         self.unsplits = 0
         self.stolen = 0
 
+    def begin(self) -> None:
+        """Begin to split; the mount generation is published."""
+        self._slots.begin()
+
     # -- access ------------------------------------------------------------------------------
 
     def touch(self, pfn: int, count: int, flags: int = 0, lines: int = 0) -> None:

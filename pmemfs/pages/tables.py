@@ -32,6 +32,9 @@ class TableSlots:
         self._generation = generation
         self._reserve = pool.geometry.reserve_extent
         self._free = {self._reserve: _ALL_FREE}
+
+    def begin(self) -> None:
+        """Mark the reserve as of this mount, once its generation is published."""
         self._mark_current(self._reserve)
 
     @property

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -262,6 +263,21 @@ def test_any_name_of_an_image_and_a_directory(name: str, folder: Path) -> None:
         found = mounts.find_mount(str(directory))
         assert found is not None
         assert (found.directory, found.image) == (str(directory), str(image))
+    finally:
+        run_here("umount", directory)
+    assert_clean(image)
+
+
+def test_lost_and_found_is_a_directory_as_any_other(folder: Path) -> None:
+    image, directory = folder / "disk.img", folder / "mnt"
+    run_here("mkfs", image, "--size", "64M")
+    directory.mkdir()
+    run("mount", image, directory, "--log", folder / "log")
+    try:
+        assert os.listdir(directory) == ["lost+found"]
+        assert stat.S_IMODE(os.stat(directory / "lost+found").st_mode) == 0o700
+        os.rmdir(directory / "lost+found")
+        assert os.listdir(directory) == []
     finally:
         run_here("umount", directory)
     assert_clean(image)
