@@ -135,4 +135,4 @@ def free_data_not_suspected() -> AbstractContextManager[Any]:
 
 @patches("unlink-small")
 def pages_not_freed() -> AbstractContextManager[Any]:
-    return patched(Files, "_free_runs", lambda self, tx, runs: None)
+    return patched(Files, "_free_runs", lambda self, tx, inode, runs: None)

@@ -46,6 +46,7 @@ COSTS: dict[str, set[bytes]] = {
     "shared_map_node": TREE,
     "long_target_with_a_nul": {b"/long"},
     "attribute_changed": FILE,
+    "attribute_of_no_system_name": FILE,
     "attributes_of_another": FILE,
     "attributes_miscounted": FILE,
     "attributes_larger_than_a_page": FILE,

@@ -169,6 +169,7 @@ class Mounted:
         for pid in mounts.lock_holders(str(self.image)) - {os.getpid()}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not mounts.lock_holders(str(self.image)) - {os.getpid()})
 
 
 @contextlib.contextmanager

@@ -238,7 +238,7 @@ def torture(
             one = Life(setting, f"{seed}/{setting.name}/{life}", folder, tally)
             try:
                 one.run(min(rounds, ROUNDS_IN_A_LIFE), tell)
-            except (LostError, AssertionError, OSError) as error:
+            except (LostError, AssertionError, OSError, subprocess.SubprocessError) as error:
                 raise LostError(f"{setting.name}: {error}\n{_kept(one, keep, error)}") from error
         rounds -= ROUNDS_IN_A_LIFE
         life += 1
