@@ -421,6 +421,12 @@ class Files:
         inode.dirty.clear()
         self._device.fence()
 
+    def sync(self) -> None:
+        """Make all stores to all files durable: flush every dirty page, fence."""
+        assert self._tables is not None
+        self._tables.flush_all_dirty()
+        self._device.fence()
+
     # -- free --------------------------------------------------------------------------------
 
     def free_from(self, tx: Transaction, inode: Inode, first_page: int) -> bool:

@@ -723,6 +723,11 @@ class Volume:
             self.flush(ino)
             self.device.sync()
 
+    def flush_all(self) -> None:
+        """Make all data of all files durable on the device, but for the host."""
+        if not self.is_read_only:
+            self._files.sync()
+
     def flush(self, ino: int) -> None:
         """Make all data of a file durable on the device, as `fsync` but for the host."""
         if not self.is_read_only:

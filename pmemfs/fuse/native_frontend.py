@@ -177,7 +177,7 @@ class NativeFrontend:
             Opcode.STATX: self._statx,
             Opcode.FSYNC: self._fsync,
             Opcode.FSYNCDIR: self._fsync,
-            Opcode.SYNCFS: self._fsync,
+            Opcode.SYNCFS: self._syncfs,
             Opcode.INTERRUPT: self._ignore,
         }
         if self._cache == "none":
@@ -679,6 +679,13 @@ class NativeFrontend:
     def _fsync(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         """Flush and fence here, then let the other thread sync the host and reply."""
         self._volume.flush(nodeid)
+        return self._sync_host()
+
+    def _syncfs(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        self._volume.flush_all()
+        return self._sync_host()
+
+    def _sync_host(self) -> Reply:
         self._invalidate_stale()
         self._syncs.put(self._unique)
         return None

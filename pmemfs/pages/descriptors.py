@@ -255,6 +255,11 @@ class SplitTables:
         table.dirty = False
         return True
 
+    def flush_all_dirty(self) -> None:
+        """Flush the dirty pages of all split extents; a fence is owed."""
+        for extent in self._tables:
+            self.flush_dirty(extent)
+
     def is_dirty(self, extent: int) -> bool:
         """Whether a split extent has pages stored since they were last flushed."""
         table = self._tables.get(extent)

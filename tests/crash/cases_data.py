@@ -283,6 +283,13 @@ case(
     **kinds,
 )
 both(
+    "overwrite-two-files-sync",
+    small,
+    write(b"/f", 8, b"f" * 16),
+    write(b"/g", 8, b"g" * 16),
+    lambda v: v.flush_all(),
+)
+both(
     "overwrite-small-and-whole-fsync",
     small_and_whole,
     write(b"/f", PIECE - 5, b"01234"),
