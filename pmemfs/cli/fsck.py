@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from pmemfs.errors import PmemfsError
 from pmemfs.fsck import Decide, Plan, Repair, Report, Risk, check, everything, only_safe, repair
-from pmemfs.fsck.report import KEPT_PER_CHECK
+from pmemfs.fsck.report import KEPT_PER_CHECK, count
 from pmemfs.fuse.mounts import wait_until_closed
 from pmemfs.image import Image
 
@@ -254,27 +254,23 @@ def _verdict(report: Report, was: str = "clean") -> str:
     n = sum(report.counts.values())
     verdict = was if report.is_clean else f"{n} problem{'' if n == 1 else 's'} found"
     counted = [
-        _count(report.files, "file", "files"),
-        _count(report.directories, "directory", "directories"),
-        _count(report.symlinks, "symlink", "symlinks"),
-        _count(report.others, "other", "others"),
+        count(report.files, "file", "files"),
+        count(report.directories, "directory", "directories"),
+        count(report.symlinks, "symlink", "symlinks"),
+        count(report.others, "other", "others"),
     ]
     if report.orphans:
-        counted.append(_count(report.orphans, "orphan", "orphans"))
+        counted.append(count(report.orphans, "orphan", "orphans"))
     counted.append(f"{report.extents_in_use()}/{report.n_extents} extents")
-    counted.append(_count(report.pages_used, "page", "pages"))
+    counted.append(count(report.pages_used, "page", "pages"))
     return f"{report.name}: {verdict}, {', '.join(counted)}"
 
 
 def _replayed(report: Report) -> str:
     if report.replayed is None:
         return "nothing was replayed"
-    entries = _count(report.replayed_entries, "change", "changes")
+    entries = count(report.replayed_entries, "change", "changes")
     return f"replayed transaction {report.replayed} ({entries}) in memory"
-
-
-def _count(n: int, one: str, many: str) -> str:
-    return f"{n} {one if n == 1 else many}"
 
 
 def _printable(text: str) -> str:

@@ -18,6 +18,7 @@ from pmemfs.fsck.mend.extents import (
     used_places,
 )
 from pmemfs.fsck.mend.mending import Mending
+from pmemfs.fsck.report import count
 from pmemfs.layout.geometry import INODE_BYTES, INODES_PER_EXTENT, inode_offset
 from pmemfs.layout.records import Kind, MapKind
 from pmemfs.layout.words import INO_MASK, PFN_MASK
@@ -92,7 +93,9 @@ def mend_chunks(m: Mending) -> None:
             _mend_chain(m, extent)
     for extent in m.subjects("chunk-used"):
         used = int(np.count_nonzero(_in_use(m, extent)))
-        if m.draft.begin("chunk-used", f"count {used} inodes in use in extent {extent}"):
+        if m.draft.begin(
+            "chunk-used", f"count {count(used, 'inode', 'inodes')} in use in extent {extent}"
+        ):
             m.draft.patch_head(extent, used=used)
     if "inode-zero" in m.report.counts and m.draft.begin("inode-zero", "clear inode 0"):
         offset = inode_offset(m.image.geometry.first_inode_extent, 0)

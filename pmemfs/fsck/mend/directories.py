@@ -13,6 +13,7 @@ from pmemfs.fsck.leaves import Entry, Leaf, shared_bits
 from pmemfs.fsck.mend.entries import Gathered, gather
 from pmemfs.fsck.mend.mending import Mending
 from pmemfs.fsck.mend.trie import build_directory, fits, pack_leaf
+from pmemfs.fsck.report import count
 from pmemfs.layout.geometry import offset_to_pfn, pfn_to_extent, pfn_to_offset, pfn_to_slot
 from pmemfs.layout.records import MAP_WORDS, Kind, MapKind, Role
 from pmemfs.layout.words import owner_index, owner_ino, owner_word
@@ -56,7 +57,9 @@ def _mend_count(m: Mending, ino: int, entries: int) -> None:
     fields = {"entries": entries}
     if entries and not m.record(ino)["nlink"]:
         fields["nlink"] = 2
-    if m.draft.begin("dir-entries", f"count {entries} entries in directory {ino}"):
+    if m.draft.begin(
+        "dir-entries", f"count {count(entries, 'entry', 'entries')} in directory {ino}"
+    ):
         m.draft.patch_inode(m.offset(ino), **fields)
 
 
@@ -74,7 +77,7 @@ def rebuild(m: Mending, ino: int, gathered: Gathered) -> None:
     """Propose to build a directory anew with these entries."""
     n = len(gathered.entries)
     risk = Risk.LOSES if gathered.lost else Risk.SAFE
-    sentence = f"build directory {ino} anew with {n} entries"
+    sentence = f"build directory {ino} anew with {count(n, 'entry', 'entries')}"
     sentence += f"; {gathered.lost} cannot be kept" if gathered.lost else ""
     check = next((c for c in DIRECTORY_CHECKS if ino in m.report.subjects.get(c, ())), "dir-node")
     if not m.draft.begin(check, sentence, risk):

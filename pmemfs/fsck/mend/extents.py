@@ -22,7 +22,7 @@ from pmemfs.fsck.inodes import MAX_CHUNKS, REGULAR, TYPES
 from pmemfs.fsck.maps import RunWords
 from pmemfs.fsck.mend.filemap import read_map
 from pmemfs.fsck.mend.mending import Mending
-from pmemfs.fsck.report import kind_name
+from pmemfs.fsck.report import count, kind_name
 from pmemfs.layout.geometry import (
     EXTENT_BYTES,
     EXTENT_PAGE_SHIFT,
@@ -55,7 +55,9 @@ def mend_beyond(m: Mending) -> None:
 def mend_free_data(m: Mending) -> None:
     """Return free extents that hold data, so that they are discarded before they are used."""
     extents = m.subjects("free-data")
-    if m.draft.begin("free-data", f"return {len(extents)} free extents, to be discarded"):
+    if m.draft.begin(
+        "free-data", f"return {count(len(extents), 'free extent', 'free extents')}, to be discarded"
+    ):
         for extent in extents:
             m.draft.put_head(extent, Kind.RETURNED)
 

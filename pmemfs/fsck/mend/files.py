@@ -23,6 +23,7 @@ from pmemfs.fsck.mend.extents import FREE_KINDS
 from pmemfs.fsck.mend.filemap import FileMap, build_map, read_map
 from pmemfs.fsck.mend.links import put_on_orphan_list
 from pmemfs.fsck.mend.mending import Belongings, Mending, NoPageError
+from pmemfs.fsck.report import count
 from pmemfs.layout.geometry import (
     EXTENT_BYTES,
     MAX_FILE_BYTES,
@@ -126,7 +127,7 @@ class _File:
         same = wanted.small == self.map.small and wanted.whole == self.map.whole
         if same and not self.map.broken:
             if wanted.pages != self.record["pages"]:
-                sentence = f"count {wanted.pages} pages in inode {self.ino}"
+                sentence = f"count {count(wanted.pages, 'page', 'pages')} in inode {self.ino}"
                 if self.m.draft.begin("inode-pages", sentence):
                     self.m.draft.patch_inode(self.m.offset(self.ino), pages=wanted.pages)
             return
@@ -189,7 +190,8 @@ class _File:
         if not takes and not pieces:
             return doubles
         n = len(takes) + len(pieces)
-        sentence = f"give {n} pages or extents to inode {self.ino}, whose map alone has them"
+        what = count(n, "page or extent", "pages or extents")
+        sentence = f"give {what} to inode {self.ino}, which alone has them in its map"
         if not self.m.draft.begin("map-owner", sentence):
             return None
         for pfn, index, kind in takes:
@@ -255,7 +257,9 @@ class _File:
     def _rebuild(self, wanted: FileMap, doubles: set[int]) -> None:
         lost = max(self.record["pages"] - wanted.pages, 0)
         risk = Risk.LOSES if doubles or lost else Risk.SAFE
-        sentence = f"rebuild the map of inode {self.ino} with {wanted.pages} pages"
+        sentence = (
+            f"rebuild the map of inode {self.ino} with {count(wanted.pages, 'page', 'pages')}"
+        )
         if doubles:
             sentence += f"; {len(doubles)} that belong to others are copied, or become holes"
         elif lost:

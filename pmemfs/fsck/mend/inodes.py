@@ -16,6 +16,7 @@ from pmemfs.fsck.fields import KNOWN_FLAGS
 from pmemfs.fsck.inodes import BLOCK, CHARACTER, DIRECTORY, REGULAR, SYMLINK, TYPES
 from pmemfs.fsck.mend.entries import types_by_name
 from pmemfs.fsck.mend.mending import Belongings, Mending
+from pmemfs.fsck.report import count
 from pmemfs.layout.geometry import (
     MAX_FILE_BYTES,
     PAGE_BYTES,
@@ -78,7 +79,9 @@ def _raise_sequence(m: Mending) -> bool:
 
 def _seal_freed(m: Mending, inos: list[int]) -> None:
     """Seal freed inodes; their places in the free chain stay."""
-    if inos and m.draft.begin("inode-checksum", f"seal {len(inos)} freed inodes"):
+    if inos and m.draft.begin(
+        "inode-checksum", f"seal {count(len(inos), 'freed inode', 'freed inodes')}"
+    ):
         for ino in inos:
             m.draft.put_inode(m.offset(ino), next=m.record(ino)["next"])
 

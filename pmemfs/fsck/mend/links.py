@@ -16,6 +16,7 @@ from pmemfs.fsck.leaves import Entry, name_hash
 from pmemfs.fsck.mend import entries
 from pmemfs.fsck.mend.directories import store_entries
 from pmemfs.fsck.mend.mending import Mending, NoPageError
+from pmemfs.fsck.report import count
 from pmemfs.layout.geometry import CONTROL_OFFSET, INODES_PER_EXTENT, ROOT_INO, inode_offset
 from pmemfs.layout.records import CONTROL, INODE, Kind, MapKind
 from pmemfs.layout.words import INO_MASK
@@ -31,13 +32,13 @@ def mend_links(m: Mending) -> None:
     """Set link counts and parents to what the directories say."""
     for ino in m.subjects("link-count"):
         links = int(m.inodes.links[m.inodes.slot(ino)])
-        if m.draft.begin("link-count", f"count {links} names of inode {ino}"):
+        if m.draft.begin("link-count", f"count {count(links, 'name', 'names')} of inode {ino}"):
             m.draft.patch_inode(m.offset(ino), nlink=links)
     directories_of = m.inodes.parent[m.inodes.type == DIRECTORY]
     children = np.unique(directories_of, return_counts=True)
-    count = dict(zip(children[0].tolist(), children[1].tolist()))
+    children_of = dict(zip(children[0].tolist(), children[1].tolist()))
     for ino in m.subjects("dir-nlink"):
-        nlink = 2 + count.get(ino, 0)
+        nlink = 2 + children_of.get(ino, 0)
         if m.draft.begin("dir-nlink", f"count {nlink} links of directory {ino}"):
             m.draft.patch_inode(m.offset(ino), nlink=nlink)
     for ino in m.subjects("dir-parent"):

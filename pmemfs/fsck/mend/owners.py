@@ -6,6 +6,7 @@ import numpy as np
 
 from pmemfs.fsck.draft import Risk
 from pmemfs.fsck.mend.mending import Mending
+from pmemfs.fsck.report import count
 from pmemfs.layout.geometry import (
     PAGES_PER_EXTENT,
     WORD_BYTES,
@@ -38,7 +39,9 @@ def mend_counts(m: Mending) -> None:
     """Count the pages in use of an extent anew."""
     for extent in m.subjects("owner-count"):
         used = int(np.count_nonzero(_words(m, extent)))
-        if m.draft.begin("owner-count", f"count {used} pages in use in extent {extent}"):
+        if m.draft.begin(
+            "owner-count", f"count {count(used, 'page', 'pages')} in use in extent {extent}"
+        ):
             m.draft.patch_head(extent, used=used)
 
 
@@ -54,13 +57,15 @@ def mend_unclaimed(m: Mending) -> None:
         by_extent: dict[int, list[int]] = {}
         for pfn in m.subjects(check):
             by_extent.setdefault(pfn_to_extent(pfn), []).append(pfn)
-        why = "no map has" if risk == Risk.SAFE else "belong to no inode that exists"
+        why = "no map has" if risk == Risk.SAFE else "no inode owns"
         for extent, mine in by_extent.items():
             if pfn_to_slot(mine[0]) == 0:
-                if m.draft.begin(check, f"free extent {extent}: its pages {why}", risk):
+                if m.draft.begin(check, f"free extent {extent}, that {why}", risk):
                     m.draft.put_head(extent, Kind.RETURNED)
             elif m.draft.begin(
-                check, f"free {len(mine)} pages of extent {extent} that {why}", risk
+                check,
+                f"free {count(len(mine), 'page', 'pages')} of extent {extent} that {why}",
+                risk,
             ):
                 for pfn in mine:
                     m.free_page(pfn)
