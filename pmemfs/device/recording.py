@@ -73,8 +73,7 @@ class RecordingDevice(MappedDevice):
             self.events.append(Event("discard", offset, length))
         super().discard(offset, length)
 
-    def sync(self) -> None:
-        """Sync and record; see `MappedDevice.sync`."""
+    def _sync_host(self) -> None:
         if self.recording:
             self.events.append(Event("sync"))
-        super().sync()
+        super()._sync_host()

@@ -7,6 +7,7 @@ each chunk of inodes, and an array goes with its last hold.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 
 from pmemfs.errors import InvariantError
 from pmemfs.layout.geometry import INODE_CHUNK_SHIFT, INODES_PER_EXTENT
@@ -27,6 +28,12 @@ class Holds:
 
     def __contains__(self, ino: int) -> bool:
         return self[ino] != 0
+
+    def __iter__(self) -> Iterator[int]:
+        """The numbers of the inodes that are held, in no order worth relying on."""
+        for chunk, counts in self._counts.items():
+            base = chunk << INODE_CHUNK_SHIFT
+            yield from (base | slot for slot, count in enumerate(counts) if count)
 
     def __len__(self) -> int:
         """How many inodes are held."""

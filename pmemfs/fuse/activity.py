@@ -94,7 +94,7 @@ class Activity:
         """Store the counters if they have changed, and not in the same second as the last time."""
         clock, tables = self._volume.options.clock, self._volume.tables
         now_s = clock.now_s()
-        if now_s == self._stored_s or tables is None:
+        if now_s == self._stored_s or tables is None or self._volume.is_read_only:
             return
         requests = [0] * len(RequestKind)
         for kind, count in served:

@@ -125,8 +125,6 @@ class FusepyFrontend(fuse.FUSE):
                 self._served[func.__name__] = self._served.get(func.__name__, 0) + 1
                 return func(*args) or 0
         except OSError as error:
-            if error.errno == errno.EUCLEAN:
-                log.error("%s", error)
             return -(error.errno or errno.EIO)
         except Exception:
             log.exception("unexpected error in %s", func.__name__)
@@ -404,7 +402,8 @@ class FusepyFrontend(fuse.FUSE):
 
     def listxattr(self, path: bytes, buffer: Any, size: int) -> int:
         """listxattr(2)."""
-        names = self._volume.listxattr(self._inode(path).ino)
+        uid, _ = self._caller()  # the kernel guards each trusted.* attribute, but not the list
+        names = self._volume.listxattr(self._inode(path).ino, trusted=uid == 0)
         return _reply(b"".join(name + b"\0" for name in names), buffer, size)
 
     def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int) -> None:

@@ -38,6 +38,7 @@ import logging
 import os
 import queue
 import select
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -55,6 +56,7 @@ from pmemfs.reclaim import Reclaimer
 log = logging.getLogger("pmemfs.fuse")
 
 _HEADER_BYTES = p.IN_HEADER.size_bytes
+_NOT_LOOKED_UP = (0,) * 22
 _VALID_S = 24 * 3600
 _NS = 10**9
 _POLL_MOST_S = 1.0
@@ -180,7 +182,7 @@ class NativeFrontend:
             Opcode.STATX: self._statx,
             Opcode.FSYNC: self._fsync,
             Opcode.FSYNCDIR: self._fsync,
-            Opcode.SYNCFS: self._fsync,
+            Opcode.SYNCFS: self._syncfs,
             Opcode.INTERRUPT: self._ignore,
         }
         if self._cache == "none":
@@ -311,8 +313,6 @@ class NativeFrontend:
         try:
             reply = handler(nodeid, uid, gid, self._view[_HEADER_BYTES:length])
         except OSError as error:
-            if error.errno == errno.EUCLEAN:
-                log.error("%s", error)
             self._send_error(unique, error.errno or errno.EIO)
         except Exception:
             log.exception("unexpected error in request %s of inode %d", opcode, nodeid)
@@ -337,6 +337,8 @@ class NativeFrontend:
         try:
             os.writev(self._fd, buffers)
         except OSError as error:
+            if error.errno == errno.EFAULT:  # the kernel could not read the mapping either
+                signal.raise_signal(signal.SIGBUS)
             # ENOENT: the caller was killed meanwhile; ENODEV: unmounted
             if error.errno not in (errno.ENOENT, errno.ENODEV):
                 log.error("the kernel refused a reply: %s", error)
@@ -418,6 +420,13 @@ class NativeFrontend:
         self._volume.hold(inode.ino)
         head = (inode.ino, inode.generation, _VALID_S, _VALID_S, 0, 0)
         return head + self._attributes(inode)
+
+    def _listed_entry(self, ino: int) -> tuple[int, ...]:
+        """As `_entry`; a damaged inode does not hide the others, a lookup of it is the error."""
+        try:
+            return self._entry(self._volume.inode(ino))
+        except PmemfsError:
+            return _NOT_LOOKED_UP
 
     def _entry_reply(self, inode: Inode) -> bytes:
         return p.ENTRY_OUT.struct.pack(*self._entry(inode))
@@ -679,6 +688,13 @@ class NativeFrontend:
     def _fsync(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         """Flush and fence here, then let the other thread sync the host and reply."""
         self._volume.flush(nodeid)
+        return self._sync_host()
+
+    def _syncfs(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        self._volume.flush_all()
+        return self._sync_host()
+
+    def _sync_host(self) -> Reply:
         self._invalidate_stale()
         self._syncs.put(self._unique)
         return None
@@ -716,10 +732,8 @@ class NativeFrontend:
             size -= (length + 7) & ~7
             if size < 0:
                 break
-            if cookie <= 2:  # . and .. are not looked up by this
-                entry: tuple[int, ...] = (0,) * 22
-            else:
-                entry = self._entry(volume.inode(ino))
+            # . and .. are not looked up by this
+            entry = _NOT_LOOKED_UP if cookie <= 2 else self._listed_entry(ino)
             parts.append(
                 pack(*entry, ino, cookie, len(name), file_type) + name + bytes(-length & 7)
             )
@@ -734,7 +748,8 @@ class NativeFrontend:
 
     def _listxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         (size, _) = p.GETXATTR_IN.struct.unpack_from(body)
-        names = self._volume.listxattr(nodeid)
+        # the kernel guards each trusted.* attribute, but not the list
+        names = self._volume.listxattr(nodeid, trusted=uid == 0)
         return _sized(b"".join(name + b"\0" for name in names), size)
 
     def _setxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:

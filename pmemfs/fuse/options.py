@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pmemfs.errors import PmemfsError
+from pmemfs.fs.damage import ERRORS, Errors
 from pmemfs.layout.geometry import PAGES_PER_EXTENT
+from pmemfs.layout.records import Persist
 
 HELP = """\
 ro, rw                 read-only: writes nothing, not even the journal's replay; or not
@@ -18,6 +20,10 @@ promote=PERCENT        a 2 MiB piece of a file becomes a whole extent when this 
                        populated (50)
 cache=MODE             writeback, writethrough or none: what the kernel keeps of file data
                        (native: writeback; fusepy: writethrough, or none)
+errors=ACTION          on damage found while mounted: remount-ro (default), so that changes are
+                       refused and reads go on; or continue
+persist=MODE           cache: what is durable survives the daemon's death (default); disk: the
+                       host's power loss too; each change waits for the host's disk twice
 fsname=NAME            show this in place of the image in mount, df and /proc/mounts
 subtype=NAME           show fuse.NAME there as the type, in place of fuse.pmemfs
 uid=N, gid=N           show all files as owned by this user or group
@@ -44,6 +50,7 @@ MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
 CACHE_MODES = ("writeback", "writethrough", "none")
+PERSIST_MODES = {mode.name.lower(): mode for mode in Persist}
 _IGNORED = {"rw", "defaults", "auto", "noauto", "user", "nouser", "users", "_netdev", "nofail"}
 
 
@@ -62,6 +69,8 @@ class MountOptions:
     threshold_pages: int = PAGES_PER_EXTENT // 2
     xattrs: bool = True
     cache: str | None = None
+    persist: Persist = Persist.CACHE
+    errors: Errors = "remount-ro"
     attr_timeout_s: float = 1.0
     uid: int | None = None
     gid: int | None = None
@@ -138,6 +147,14 @@ def _apply(options: MountOptions, name: str, value: str | None) -> None:
         if value not in CACHE_MODES:
             raise PmemfsError(errno.EINVAL, f"cache is one of {', '.join(CACHE_MODES)}")
         options.cache = value
+    elif name == "errors":
+        if value not in ERRORS:
+            raise PmemfsError(errno.EINVAL, f"errors is one of {', '.join(ERRORS)}")
+        options.errors = ERRORS[ERRORS.index(value)]
+    elif name == "persist":
+        if value not in PERSIST_MODES:
+            raise PmemfsError(errno.EINVAL, f"persist is one of {', '.join(PERSIST_MODES)}")
+        options.persist = PERSIST_MODES[value]
     elif name == "noxattr":
         options.xattrs = False
     elif name == "attr_timeout":

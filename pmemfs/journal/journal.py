@@ -19,10 +19,11 @@ before it returns: its homes are fenced and ``committed`` gets bit 63, nothing t
 
 from __future__ import annotations
 
+import errno
 import zlib
 
 from pmemfs.device import MappedDevice
-from pmemfs.errors import InvariantError
+from pmemfs.errors import InvariantError, PmemfsError
 from pmemfs.journal.sequence import SequenceWord
 from pmemfs.journal.transaction import Transaction
 from pmemfs.layout.geometry import (
@@ -57,7 +58,11 @@ def store_zeros(device: MappedDevice, offset: int, length: int) -> None:
 
 
 class Journal:
-    """The journal of one device. ``sequence`` is the number of the last commit."""
+    """The journal of one device. ``sequence`` is the number of the last commit.
+
+    ``failure`` says what went wrong, once a commit has failed half-way: a recovery will do it whole
+    or not at all, but nothing may be committed on top of it.
+    """
 
     def __init__(self, device: MappedDevice, live: SequenceWord) -> None:
         committed = device.words[COMMITTED_OFFSET >> 3]
@@ -65,13 +70,22 @@ class Journal:
         self._live = live
         self.sequence = committed & ~NOTHING_TO_REPLAY
         self._retired = bool(committed & NOTHING_TO_REPLAY)
+        self._stopped = False
+        self.failure: str | None = None
 
     def transaction(self) -> Transaction:
         """Give a transaction for a ``with``: committed at its end, aborted on an exception.
 
-        Everything in it is durable when the block has ended.
+        Everything in it is durable when the block has ended. Raises EROFS after `stop`.
         """
+        if self._stopped:
+            raise PmemfsError(errno.EROFS, "read-only since damage was found")
         return Transaction(self._device, self._commit)
+
+    def stop(self) -> None:
+        """Begin no transaction any more."""
+        self._stopped = True
+        self._live.settle()
 
     def retire(self) -> None:
         """Make the homes of the last transaction durable and leave nothing to replay."""
@@ -93,15 +107,26 @@ class Journal:
         header = _pack_header(sequence, len(payload), count, zlib.crc32(payload), b"", 0)[:-4]
         slot = b"".join((header, zlib.crc32(header).to_bytes(4, "little"), payload))
         device.store_all(((journal_slot_offset(sequence), slot),))
+        try:
+            self._publish(sequence, stores, tx.zeros)
+        except BaseException as error:
+            self.failure = f"transaction {sequence} failed half-way: {error}"
+            raise
+
+    def _publish(
+        self, sequence: int, stores: list[tuple[int, bytes]], zeros: list[tuple[int, int]]
+    ) -> None:
+        """Do steps 3 and 4. If this fails, memory and device may disagree: see `failure`."""
+        device = self._device
         device.publish(COMMITTED_OFFSET, sequence)
         self.sequence = sequence
         self._retired = False
         self._live.enter()
         device.store_all(stores)
-        for offset, length in tx.zeros:
+        for offset, length in zeros:
             store_zeros(device, offset, length)
         self._live.leave()
-        if tx.zeros:
+        if zeros:
             self.retire()
 
     def _store_fresh(self, pages: dict[int, bytearray]) -> None:

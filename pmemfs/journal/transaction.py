@@ -29,6 +29,7 @@ class Transaction:
         "_device",
         "_pages",
         "after",
+        "freed",
         "fresh",
         "records",
         "stores",
@@ -40,6 +41,7 @@ class Transaction:
         self._device = device
         self._commit = commit
         self._pages: dict[int, bytearray] = {}
+        self.freed: set[int] = set()  # first pages of what was freed: nothing is freed twice
         self.fresh: dict[int, bytearray] = {}
         self.records: dict[int, bytes] = {}
         self.stores: list[tuple[int, bytes]] = []

@@ -68,10 +68,21 @@ class InodeFlag(IntFlag):
 
 
 class MountState(IntEnum):
-    """Whether the image was closed by the last that had it open for writing."""
+    """Whether the image was closed by the last that had it open for writing.
+
+    DAMAGED: it was found damaged then, and not closed as clean.
+    """
 
     CLEAN = 0
     MOUNTED = 1
+    DAMAGED = 2
+
+
+class Persist(IntEnum):
+    """What a mount promises to survive: the daemon's death, or the host's power loss too."""
+
+    CACHE = 0
+    DISK = 1
 
 
 class RequestKind(IntEnum):
@@ -153,7 +164,7 @@ CONTROL = Record(
             "tables of any other are void",
             "publish",
         ),
-        Field("state", "u64", "0 clean, 1 mounted for writing", "publish"),
+        Field("state", "u64", "0 clean, 1 mounted for writing, 2 found damaged then", "publish"),
         Field("boot_id", "bytes:16", "boot id of the host that mounted it last", "fresh"),
         Field("persist", "u64", "persistence mode of that mount: 0 cache, 1 disk", "fresh"),
         Field("mounted_ns", "i64", "time of that mount, ns since 1970", "fresh"),
@@ -352,7 +363,10 @@ RECORDS = (
     XATTR_ENTRY,
 )
 
+XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
+XATTR_SYSTEM_NAMES = (b"system.posix_acl_access", b"system.posix_acl_default")
 NOTHING_TO_REPLAY = 1 << 63
+MAX_SEQUENCE = MAX_GENERATION = 1 << 62  # no image lives so long: beyond them it is damaged
 MAP_WORDS = 17
 INLINE_BYTES = MAP_WORDS * 8
 

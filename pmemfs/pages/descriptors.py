@@ -97,6 +97,10 @@ class SplitTables:
         self.unsplits = 0
         self.stolen = 0
 
+    def begin(self) -> None:
+        """Begin to split; the mount generation is published."""
+        self._slots.begin()
+
     # -- recording ---------------------------------------------------------------------------
 
     def start_trace(self) -> AccessLog:
@@ -302,6 +306,11 @@ class SplitTables:
             self._device.store(start, struct.pack("<QQ", state, wear))
         table.dirty = False
         return True
+
+    def flush_all_dirty(self) -> None:
+        """Flush the dirty pages of all split extents; a fence is owed."""
+        for extent in self._tables:
+            self.flush_dirty(extent)
 
     def is_dirty(self, extent: int) -> bool:
         """Whether a split extent has pages stored since they were last flushed."""

@@ -36,6 +36,9 @@ class TableSlots:
         self._reserve = pool.geometry.reserve_extent
         self._free = {self._reserve: _ALL_FREE}
         self._turn = 0
+
+    def begin(self) -> None:
+        """Mark the reserve as of this mount, once its generation is published."""
         self._mark_current(self._reserve)
 
     @property

@@ -14,6 +14,7 @@ from pmemfs.layout.records import Kind
 from pmemfs.reclaim.plan import Action, Situation, plan
 
 DISCARD_BATCH = 16
+_AFTER_DAMAGE_S = 10.0
 
 
 class Reclaimer:
@@ -47,11 +48,21 @@ class Reclaimer:
         )
 
     def step(self) -> float:
-        """Do what is due, one bounded step; return in how many seconds to call again."""
-        todo = plan(self.situation(), self._idle_s)
-        if isinstance(todo, float):
-            return todo
-        self._do(todo)
+        """Do what is due, one bounded step; return in how many seconds to call again.
+
+        Nothing is due after damage was found; a step that finds some lets the volume note it.
+        """
+        if self._volume.is_read_only:
+            return _AFTER_DAMAGE_S
+        try:
+            todo = plan(self.situation(), self._idle_s)
+            if isinstance(todo, float):
+                return todo
+            self._do(todo)
+        except Exception as error:
+            if not self._volume.note_error(error):
+                raise
+            return _AFTER_DAMAGE_S
         self._sequence = self._volume.journal.sequence  # own commits are no activity
         return 0.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import subprocess
@@ -12,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mount_run import NEEDS_MOUNT, NEEDS_ROOT, Mounted, Pair, facts, outcome, wait_until
+from mount_run import (
+    NEEDS_MOUNT,
+    NEEDS_ROOT,
+    Mounted,
+    Pair,
+    as_user,
+    facts,
+    outcome,
+    wait_until,
+)
 
 pytestmark = NEEDS_MOUNT
 MOUNT_OPTIONS = "allow_other,suid,attr_timeout=0"
@@ -118,24 +126,9 @@ def test_umask(mask: int, pair: Pair) -> None:
 
 
 def as_nobody(call: Callable[[], Any]) -> str:
-    """Make a call as another user, in a process of its own; return "ok" or the errno's name."""
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if not pid:
-        text = "failed"
-        with contextlib.suppress(BaseException):
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            result = outcome(lambda _: call(), "")
-            text = result if isinstance(result, str) else "ok"
-        os.write(write_end, text.encode())
-        os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end) as pipe:
-        text = pipe.read()
-    os.waitpid(pid, 0)
-    return text
+    """Make a call as another user; return "ok" or the errno's name."""
+    result = as_user(NOBODY, call)
+    return result if result.startswith("E") else "ok"
 
 
 @NEEDS_ROOT
