@@ -27,7 +27,7 @@ from pmemfs.device import MappedDevice
 from pmemfs.errors import PmemfsError
 from pmemfs.fs.filemap import FileMaps, piece_of
 from pmemfs.fs.inodes import Inode, InodeTable, Run
-from pmemfs.fs.placement import takes_whole
+from pmemfs.fs.placement import Candidates, takes_whole
 from pmemfs.journal import Journal, Transaction
 from pmemfs.journal.journal import store_zeros
 from pmemfs.layout.geometry import (
@@ -52,7 +52,8 @@ _DIRTY = int(PageFlag.DIRTY)
 _PREALLOCATED = int(InodeFlag.PREALLOCATED)
 _ZEROS = memoryview(bytes(EXTENT_BYTES))
 _PAGE_MASK = PAGE_BYTES - 1
-_STEP_1 = 1 << 32  # from the owner word of a page to that of the next page of a file
+OWNER_STEP = 1 << 32
+"""From the owner word of a page to that of the next page of a file."""
 
 FREE_BUDGET_BYTES = 96 * 1024
 """Journal bytes that one transaction spends on freeing, about; far below the journal slot."""
@@ -90,6 +91,8 @@ class Files:
         self._maps = maps
         self._clock = clock
         self._threshold_pages = threshold_pages
+        self.candidates = Candidates()
+        self.pages_written = 0
         # of the running call: what it stamps, if it does, and whether it leaves the size alone
         self._now_ns: int | None = None
         self._keeps_size = False
@@ -123,7 +126,7 @@ class Files:
         tables = self._tables
         if tables is None:
             return
-        for extent_pfn, n in _by_extent(pfn, count):
+        for extent_pfn, n in by_extent(pfn, count):
             if whole:
                 tables.touch_whole(extent_pfn >> EXTENT_PAGE_SHIFT, 0)
             else:
@@ -182,6 +185,7 @@ class Files:
         end = offset + len(data)
         index = offset >> PAGE_SHIFT
         stop = pages_of(end)
+        self.pages_written += stop - index
         if end <= inode.size:
             pfn, count, whole = self._maps.lookup(inode, index, stop - index)
             if pfn and count == stop - index:
@@ -196,12 +200,16 @@ class Files:
         piece = piece_of(index)
         populated = self._maps.mapped_pages(inode, piece) + stop - index - mapped
         end_page = max(pages_of(inode.size), stop)
-        if takes_whole(populated, inode.pages, end_page, self._threshold_pages) and (
-            self._pool.free_extents or not self._pool.free_small_pages
-        ):
+        wants_whole = takes_whole(
+            populated, stop - index - mapped, inode.pages, end_page, self._threshold_pages
+        )
+        if wants_whole and (self._pool.free_extents or not self._pool.free_small_pages):
             self._write_whole(inode, offset, data, piece)
+            self.candidates.note_tail(inode.ino)
         else:
             self._write_small(inode, offset, data, runs)
+            if wants_whole:
+                self.candidates.note_dense(inode.ino, piece)
 
     def _stamp(self, inode: Inode) -> None:
         """Stamp an overwrite; nothing is stored while the coarse clock stands still."""
@@ -285,7 +293,7 @@ class Files:
         if not inode.flags & _PREALLOCATED:  # nothing is mapped behind the last piece
             stop = min(stop, ((size >> PAGE_SHIFT) | (PAGES_PER_EXTENT - 1)) + 1)
         for index, count, pfn, whole in self._maps.iter_runs(inode, size >> PAGE_SHIFT, stop):
-            for first, n in _by_extent(pfn, count):
+            for first, n in by_extent(pfn, count):
                 base = (index + first - pfn) << PAGE_SHIFT
                 low, high = max(size, base), min(new_end, base + (n << PAGE_SHIFT))
                 if low < high:
@@ -310,7 +318,7 @@ class Files:
             self._inodes.guard(tx, inode)
             for first, count in _gaps(runs, index, stop):
                 word = owner_word(inode.ino, first)
-                for pfn, n in self._arena.allocate(tx, count, word, _STEP_1):
+                for pfn, n in self._arena.allocate(tx, count, word, OWNER_STEP):
                     run = (first, n, pfn, False)
                     self._maps.assign(tx, inode, run)
                     new_runs.append(run)
@@ -322,7 +330,7 @@ class Files:
             self._change_size(tx, inode, max(inode.size, offset + len(data)))
         assert self._tables is not None
         for _, count, pfn, _ in new_runs:
-            for first, n in _by_extent(pfn, count):
+            for first, n in by_extent(pfn, count):
                 self._tables.touch(first, n, 0, LINES_PER_PAGE)
 
     def _store_new(self, run: Run, offset: int, data: memoryview) -> None:
@@ -350,7 +358,7 @@ class Files:
             extent = self._pool.take(tx, Kind.WHOLE, inode.ino, piece)
             base = extent_to_offset(extent)
             self._expose(inode, min(offset, first << PAGE_SHIFT))
-            lines = self._copy_into(inode, base, first, old)
+            lines = self.copy_into(inode, base, first, old)
             start = base + (offset & (EXTENT_BYTES - 1))
             if old or data.obj is not _ZEROS.obj:  # a new extent reads as zeros already
                 self._device.store(start, data)
@@ -359,13 +367,13 @@ class Files:
                 self._maps.clear(tx, inode, index, index + count)
             pfn = extent << EXTENT_PAGE_SHIFT
             self._maps.assign(tx, inode, (first, PAGES_PER_EXTENT, pfn, True))
-            self._free_runs(tx, old)
+            self.free_runs(tx, old)
             inode.pages += PAGES_PER_EXTENT - sum(count for _, count, _, _ in old)
             self._change_size(tx, inode, max(inode.size, offset + len(data)))
         assert self._tables is not None
         self._tables.touch_whole(extent, lines + (len(data) + 63 >> 6))
 
-    def _copy_into(self, inode: Inode, base: int, first: int, runs: list[Run]) -> int:
+    def copy_into(self, inode: Inode, base: int, first: int, runs: list[Run]) -> int:
         """Copy runs of a piece to an extent of zeros, up to the end of the file; return lines."""
         lines = 0
         for index, count, pfn, _ in runs:
@@ -403,20 +411,23 @@ class Files:
             if run is None:
                 return True
             index, count, pfn, whole = run
-            if (whole and index < first_page) or index + count <= first_page:
+            if whole and index < first_page:
+                self.candidates.note_tail(inode.ino)
+                return True
+            if index + count <= first_page:
                 return True
             skip = max(0, first_page - index)
             freed = (index + skip, count - skip, pfn + skip, whole)
             self._maps.clear(tx, inode, freed[0], freed[0] + freed[1])
-            self._free_runs(tx, [freed])
+            self.free_runs(tx, [freed])
             inode.pages -= freed[1]
             budget -= 16 * freed[1] + 128  # owner words, map words, a head, their headers
         return False
 
-    def _free_runs(self, tx: Transaction, runs: list[Run]) -> None:
+    def free_runs(self, tx: Transaction, runs: list[Run]) -> None:
         """Free pages or extents that no map refers to any more."""
         for _, count, pfn, whole in runs:
-            for first, n in _by_extent(pfn, count):
+            for first, n in by_extent(pfn, count):
                 if whole:
                     self._pool.release(tx, pfn_to_extent(first))
                     self._forget_after(tx, first, None)
@@ -504,7 +515,7 @@ class Files:
         covered = first < stop and (not whole or stop - first == PAGES_PER_EXTENT)
         if covered and self._maps.can_clear(inode, first, stop):
             self._maps.clear(tx, inode, first, stop)
-            self._free_runs(tx, [(first, stop - first, pfn + first - index, whole)])
+            self.free_runs(tx, [(first, stop - first, pfn + first - index, whole)])
             inode.pages -= stop - first
             self._zero_run(tx, (index, first - index, pfn, whole), offset, end)
             rest = pfn + stop - index
@@ -540,7 +551,7 @@ class Files:
         return inode.size
 
 
-def _by_extent(pfn: int, count: int) -> Iterator[tuple[int, int]]:
+def by_extent(pfn: int, count: int) -> Iterator[tuple[int, int]]:
     """Cut a run of pages at extent boundaries."""
     while count:
         n = min(count, PAGES_PER_EXTENT - (pfn & (PAGES_PER_EXTENT - 1)))

@@ -31,9 +31,10 @@ from pmemfs.fs.filemap import FileMaps
 from pmemfs.fs.files import Buffer, Files
 from pmemfs.fs.format import format_image
 from pmemfs.fs.inodes import Inode, InodeTable
+from pmemfs.fs.moves import Moves
 from pmemfs.fs.namespace import Namespace, require_changeable
 from pmemfs.fs.orphans import Orphans
-from pmemfs.fs.placement import DEFAULT_THRESHOLD_PAGES
+from pmemfs.fs.placement import DEFAULT_THRESHOLD_PAGES, Candidates
 from pmemfs.fs.xattrs import Xattrs
 from pmemfs.image import Image, host_boot_id
 from pmemfs.journal import Journal, Replay, SequenceWord, Transaction, recover
@@ -143,6 +144,19 @@ class Volume:
             clock=self._clock,
             threshold_pages=options.threshold_pages,
         )
+        self.moves: Moves | None = None
+        if self.tables is not None:
+            self.moves = Moves(
+                device=self.device,
+                journal=self.journal,
+                pool=self.pool,
+                tables=self.tables,
+                inodes=self.inodes,
+                maps=self._maps,
+                files=self._files,
+                arena=self.data_arena,
+                threshold_pages=options.threshold_pages,
+            )
         self.orphans = Orphans(self.device, self.journal, self.pool, self.inodes, self._files)
         self._directories = Directories(
             self.device, self.pool, self.metadata_arena, image.superblock["hash_seed"]
@@ -691,18 +705,31 @@ class Volume:
     # -- idle work ---------------------------------------------------------------------------
 
     @property
+    def candidates(self) -> Candidates:
+        """Files whose tail may be thin, pieces that may be dense; see `Moves`."""
+        return self._files.candidates
+
+    @property
+    def pages_written(self) -> int:
+        """Pages of file data that were asked to be written or allocated since the mount."""
+        return self._files.pages_written
+
+    def _arenas(self) -> list[Arena]:
+        arenas = [self.data_arena, self.metadata_arena]
+        return arenas if self.moves is None else [*arenas, self.moves.holes]
+
+    @property
     def has_idle_extents(self) -> bool:
         """Whether `release_idle` would find an extent to give back."""
         return (
-            self.data_arena.is_idle_empty
-            or self.metadata_arena.is_idle_empty
+            any(arena.is_idle_empty for arena in self._arenas())
             or self.pool.empty_open() is not None
             or self.inodes.has_empty_chunk
         )
 
     def release_idle(self) -> bool:
         """Give back one extent that only an idle arena or chunk keeps; tell if there was one."""
-        for arena in (self.data_arena, self.metadata_arena):
+        for arena in self._arenas():
             if arena.is_idle_empty:
                 arena.retire()
         extent = self.pool.empty_open()

@@ -34,6 +34,7 @@ from pmemfs.errors import PmemfsError
 from pmemfs.fs import Inode, Volume
 from pmemfs.fs.inodes import blocks_512
 from pmemfs.layout.geometry import NAME_MAX, PAGE_BYTES, ROOT_INO
+from pmemfs.fuse.attributes import Attributes
 from pmemfs.reclaim import Reclaimer
 
 log = logging.getLogger("pmemfs.fuse")
@@ -78,13 +79,14 @@ class FusepyFrontend(fuse.FUSE):
         volume: Volume,
         directory: str,
         *,
-        idle_s: float,
+        reclaimer: Reclaimer | None,
         options: dict[str, Any],
         xattrs: bool = True,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._volume = volume
-        self._idle_s = idle_s
+        self._reclaimer = reclaimer
+        self._attributes = Attributes(volume, reclaimer)
         self._on_ready = on_ready
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -128,12 +130,12 @@ class FusepyFrontend(fuse.FUSE):
             return -errno.EIO
 
     def _run_idle_work(self) -> None:
-        reclaimer = Reclaimer(self._volume, self._idle_s)
+        assert self._reclaimer is not None
         delay = 0.0
         while not self._stop.wait(delay):
             try:
                 with self._lock:
-                    delay = min(reclaimer.step(), 1.0)
+                    delay = min(self._reclaimer.step(), 1.0)
             except Exception:
                 log.exception("unexpected error in idle work")
                 delay = 10.0
@@ -159,7 +161,7 @@ class FusepyFrontend(fuse.FUSE):
 
     def init(self, connection: Any) -> None:
         """The kernel is there: start the idle work, tell who waits."""
-        if not self._volume.options.read_only:
+        if self._reclaimer is not None:
             self._timer.start()
         self._on_ready()
 
@@ -389,21 +391,21 @@ class FusepyFrontend(fuse.FUSE):
 
     def getxattr(self, path: bytes, name: bytes, buffer: Any, size: int) -> int:
         """getxattr(2)."""
-        return _reply(self._volume.getxattr(self._inode(path).ino, name), buffer, size)
+        return _reply(self._attributes.get(self._inode(path).ino, name), buffer, size)
 
     def listxattr(self, path: bytes, buffer: Any, size: int) -> int:
         """listxattr(2)."""
-        names = self._volume.listxattr(self._inode(path).ino)
+        names = self._attributes.list(self._inode(path).ino)
         return _reply(b"".join(name + b"\0" for name in names), buffer, size)
 
     def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int) -> None:
         """setxattr(2)."""
         data = ctypes.string_at(value, size)
-        self._volume.setxattr(self._inode(path).ino, name, data, flags)
+        self._attributes.set(self._inode(path).ino, name, data, flags)
 
     def removexattr(self, path: bytes, name: bytes) -> None:
         """removexattr(2)."""
-        self._volume.removexattr(self._inode(path).ino, name)
+        self._attributes.remove(self._inode(path).ino, name)
 
 
 def _reply(data: bytes, buffer: Any, size: int) -> int:

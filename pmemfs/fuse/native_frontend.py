@@ -38,6 +38,7 @@ from collections.abc import Callable
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Inode, Volume
 from pmemfs.fuse import protocol as p
+from pmemfs.fuse.attributes import Attributes
 from pmemfs.fuse.protocol import InitFlag, Opcode, OpenFlag, SetattrFlag
 from pmemfs.layout.geometry import MAX_FILE_BYTES, NAME_MAX, PAGE_BYTES
 from pmemfs.reclaim import Reclaimer
@@ -101,7 +102,7 @@ class NativeFrontend:
         volume: Volume,
         fd: int,
         *,
-        idle_s: float,
+        reclaimer: Reclaimer | None,
         cache: str = "writeback",
         xattrs: bool = True,
         owner: tuple[int | None, int | None] = (None, None),
@@ -117,7 +118,8 @@ class NativeFrontend:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._buffer = bytearray(MAX_WRITE + PAGE_BYTES)
         self._view = memoryview(self._buffer)
-        self._reclaimer = None if volume.options.read_only else Reclaimer(volume, idle_s)
+        self._reclaimer = reclaimer
+        self._attributes = Attributes(volume, reclaimer)
         self._next_step = 0.0
         self._done = False
         self._changed_blocks: int | None = None
@@ -666,11 +668,11 @@ class NativeFrontend:
     def _getxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         (size, _) = p.GETXATTR_IN.struct.unpack_from(body)
         name = bytes(body[p.GETXATTR_IN.size_bytes : -1])
-        return _sized(self._volume.getxattr(nodeid, name), size)
+        return _sized(self._attributes.get(nodeid, name), size)
 
     def _listxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         (size, _) = p.GETXATTR_IN.struct.unpack_from(body)
-        names = self._volume.listxattr(nodeid)
+        names = self._attributes.list(nodeid)
         return _sized(b"".join(name + b"\0" for name in names), size)
 
     def _setxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
@@ -678,11 +680,11 @@ class NativeFrontend:
         rest = bytes(body[p.SETXATTR_IN.size_bytes :])
         name, _, value = rest.partition(b"\0")
         drop = bool(more & p.SETXATTR_ACL_KILL_SGID)
-        self._volume.setxattr(nodeid, name, value[:size], flags, drop_set_gid=drop)
+        self._attributes.set(nodeid, name, value[:size], flags, drop_set_gid=drop)
         return b""
 
     def _removexattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        self._volume.removexattr(nodeid, bytes(body[:-1]))
+        self._attributes.remove(nodeid, bytes(body[:-1]))
         return b""
 
 

@@ -12,6 +12,8 @@ from pmemfs.layout.geometry import PAGES_PER_EXTENT
 HELP = """\
 ro, rw                 read-only: writes nothing, not even the journal's replay; or not
 idle=SECONDS           give page descriptors back after this time (30)
+descriptors=NUMBER     keep at most so many page descriptors, 512 for each split extent; above
+                       that the coldest go first
 noatime, relatime      do not keep access times (default), or as relatime does
 promote=PERCENT        a 2 MiB piece of a file becomes a whole extent when this much of it is
                        populated (50)
@@ -51,6 +53,7 @@ class MountOptions:
     fsname: str
     read_only: bool = False
     idle_s: float = 30.0
+    most_descriptors: int | None = None
     relatime: bool = False
     threshold_pages: int = PAGES_PER_EXTENT // 2
     xattrs: bool = True
@@ -119,6 +122,8 @@ def _apply(options: MountOptions, name: str, value: str | None) -> None:
         options.relatime = name == "relatime"
     elif name == "idle":
         options.idle_s = _number(name, value, 0, 10**6)
+    elif name == "descriptors":
+        options.most_descriptors = int(_number(name, value, 0, 2**40))
     elif name == "promote":
         percent = _number(name, value, 1, 100)
         options.threshold_pages = max(1, round(percent * PAGES_PER_EXTENT / 100))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pmemfs.errors import InvariantError
+from pmemfs.errors import InvariantError, no_space
 from pmemfs.journal import Transaction
 from pmemfs.layout.geometry import (
     PAGE_BYTES,
@@ -33,10 +33,16 @@ def owner_word_offset(pfn: int) -> int:
 
 
 class Arena:
-    """Allocates pages of one kind (SMALL or METADATA) for one purpose."""
+    """Allocates pages of one kind (SMALL or METADATA) for one purpose.
 
-    def __init__(self, pool: ExtentPool, kind: Kind) -> None:
+    One that does not ``break`` free extents fills holes only, and raises ENOSPC without one.
+    ``allocated_pages`` counts.
+    """
+
+    def __init__(self, pool: ExtentPool, kind: Kind, *, breaks: bool = True) -> None:
         self._pool = pool
+        self._breaks = breaks
+        self.allocated_pages = 0
         self._device = pool.device
         self._kind = kind
         self._extent: int | None = None
@@ -64,6 +70,7 @@ class Arena:
             tx.store(owner_word_offset(pfn), _owner_words(first_word, step, n))
             self._pool.set_used(tx, self._extent, self._pool.used(self._extent) + n)
             runs.append((pfn, n))
+            self.allocated_pages += n
             first_word += n * step
             count -= n
         return runs
@@ -89,6 +96,8 @@ class Arena:
             self.retire()
         extent = self._find_open(tx)
         if extent is None:
+            if not self._breaks:
+                raise no_space("no small extent has a free page")
             extent = self._pool.take(tx, self._kind)
             self._free_runs = [(1, PAGES_PER_EXTENT - 1)]
         self._extent = extent

@@ -139,6 +139,28 @@ class ExtentPool:
         return self._used[extent]
 
     @property
+    def frontier(self) -> int:
+        """The first extent from which on all are free and have never been anything else."""
+        return self._frontier
+
+    @property
+    def kind_column(self) -> np.ndarray:
+        """The kinds, ``(n_extents,) uint8``; for reading only."""
+        return self._kind_column
+
+    @property
+    def used_column(self) -> np.ndarray:
+        """The pages (or inodes) used, ``(n_extents,) uint16``; for reading only."""
+        return self._used_column
+
+    def open_column(self, kind: Kind) -> np.ndarray:
+        """Pages used, plus 1, of extents anyone may allocate from, else 0: ``(n_extents,) uint16``.
+
+        For reading only.
+        """
+        return self._open_columns[kind]
+
+    @property
     def free_extents(self) -> int:
         """How many extents can be taken, the returned ones included."""
         return self.counts[Kind.FREE] + self.counts[Kind.RETURNED]
