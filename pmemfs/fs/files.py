@@ -483,8 +483,16 @@ class Files:
             low = max(first << PAGE_SHIFT, offset)
             high = min((first + count) << PAGE_SHIFT, end)
             self._write_piece(inode, low, _ZEROS[: high - low])
-        if end > inode.size and not self._keeps_size:
+        if self._keeps_size:
+            self._note_preallocation(inode, end)
+        elif end > inode.size:
             self.grow(inode, end)
+
+    def _note_preallocation(self, inode: Inode, end: int) -> None:
+        """Say so where whole extents had the pages behind the end already: they are to stay."""
+        if pages_of(end) > pages_of(inode.size) and not inode.flags & _PREALLOCATED:
+            with self._journal.transaction() as tx:
+                self._change_size(tx, inode, end)
 
     def punch(self, inode: Inode, offset: int, length: int) -> None:
         """Make a range within the file read as zeros and give back the pages it covers.

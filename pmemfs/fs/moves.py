@@ -31,7 +31,7 @@ import numpy as np
 from pmemfs.device import MappedDevice
 from pmemfs.errors import PmemfsError
 from pmemfs.fs.filemap import FileMaps, piece_of
-from pmemfs.fs.files import OWNER_STEP, Files, by_extent, pages_of
+from pmemfs.fs.files import OWNER_STEP, Files, pages_of
 from pmemfs.fs.inodes import Inode, InodeTable, Run
 from pmemfs.fs.placement import demotes
 from pmemfs.journal import Journal, Transaction
@@ -168,22 +168,32 @@ class Moves:
 
     # -- tails and dense pieces --------------------------------------------------------------
 
-    def demote(self, ino: int) -> int:
-        """Move the tail of a file out of its whole extent, if it is thin; return its pages.
+    def thin_tail(self, ino: int) -> tuple[int, int] | None:
+        """Return ``(extent, pages)`` of the last piece of a file if it is whole and thin.
 
-        0 if it is not, if the file has space allocated behind its end, or if there is no room.
+        None if it is not, or if the file has space allocated behind its end.
         """
         inode = self._find(ino)
         if inode is None or not inode.size or inode.flags & _PREALLOCATED:
-            return 0
+            return None
         end = pages_of(inode.size)
         first = (end - 1) & ~(PAGES_PER_EXTENT - 1)
         pfn, _, whole = self._maps.lookup(inode, first, 1)
         if not whole or not demotes(end - first, self._threshold_pages):
-            return 0
-        return self._demote(inode, first, end - first, pfn)
+            return None
+        return pfn_to_extent(pfn), end - first
 
-    def _demote(self, inode: Inode, first: int, count: int, pfn: int) -> int:
+    def demote(self, ino: int) -> int:
+        """Move the thin tail of a file out of its whole extent; return its pages.
+
+        0 if it is not one (see `thin_tail`), or if there is no room.
+        """
+        tail = self.thin_tail(ino)
+        if tail is None:
+            return 0
+        pfn, count = extent_to_pfn(tail[0]), tail[1]
+        inode = self._inodes.get(ino)
+        first = pages_of(inode.size) - count
         try:
             with self._journal.transaction() as tx:
                 self._inodes.guard(tx, inode)
@@ -240,14 +250,6 @@ class Moves:
                 raise
             return None
         return inode if inode.is_file else None
-
-    def tail_extent(self, ino: int) -> int | None:
-        """Return the whole extent that the last piece of a file lies in, or None."""
-        inode = self._find(ino)
-        if inode is None or not inode.size:
-            return None
-        pfn, _, whole = self._maps.lookup(inode, pages_of(inode.size) - 1, 1)
-        return pfn_to_extent(pfn) if whole else None
 
     # -- after a mount -----------------------------------------------------------------------
 

@@ -25,8 +25,8 @@ def takes_whole(
     """Whether a piece should be a whole extent.
 
     ``populated_pages`` is how many pages of the piece would be mapped after the write,
-    ``new_pages`` how many of them by it, ``file_pages`` how many the file has now, ``file_end_page`` the first page behind the file
-    after the write.
+    ``new_pages`` how many of them by it, ``file_pages`` how many the file has now,
+    ``file_end_page`` the first page behind the file after the write.
     """
     if populated_pages >= threshold_pages:
         return True

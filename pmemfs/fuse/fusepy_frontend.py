@@ -33,8 +33,8 @@ import fuse
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Inode, Volume
 from pmemfs.fs.inodes import blocks_512
-from pmemfs.layout.geometry import NAME_MAX, PAGE_BYTES, ROOT_INO
 from pmemfs.fuse.attributes import Attributes
+from pmemfs.layout.geometry import NAME_MAX, PAGE_BYTES, ROOT_INO
 from pmemfs.reclaim import Reclaimer
 
 log = logging.getLogger("pmemfs.fuse")
@@ -86,7 +86,7 @@ class FusepyFrontend(fuse.FUSE):
     ) -> None:
         self._volume = volume
         self._reclaimer = reclaimer
-        self._attributes = Attributes(volume, reclaimer)
+        self._xattrs = Attributes(volume, reclaimer)
         self._on_ready = on_ready
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -391,21 +391,21 @@ class FusepyFrontend(fuse.FUSE):
 
     def getxattr(self, path: bytes, name: bytes, buffer: Any, size: int) -> int:
         """getxattr(2)."""
-        return _reply(self._attributes.get(self._inode(path).ino, name), buffer, size)
+        return _reply(self._xattrs.get(self._inode(path).ino, name), buffer, size)
 
     def listxattr(self, path: bytes, buffer: Any, size: int) -> int:
         """listxattr(2)."""
-        names = self._attributes.list(self._inode(path).ino)
+        names = self._xattrs.list(self._inode(path).ino)
         return _reply(b"".join(name + b"\0" for name in names), buffer, size)
 
     def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int) -> None:
         """setxattr(2)."""
         data = ctypes.string_at(value, size)
-        self._attributes.set(self._inode(path).ino, name, data, flags)
+        self._xattrs.set(self._inode(path).ino, name, data, flags)
 
     def removexattr(self, path: bytes, name: bytes) -> None:
         """removexattr(2)."""
-        self._attributes.remove(self._inode(path).ino, name)
+        self._xattrs.remove(self._inode(path).ino, name)
 
 
 def _reply(data: bytes, buffer: Any, size: int) -> int:

@@ -119,7 +119,7 @@ class NativeFrontend:
         self._buffer = bytearray(MAX_WRITE + PAGE_BYTES)
         self._view = memoryview(self._buffer)
         self._reclaimer = reclaimer
-        self._attributes = Attributes(volume, reclaimer)
+        self._xattrs = Attributes(volume, reclaimer)
         self._next_step = 0.0
         self._done = False
         self._changed_blocks: int | None = None
@@ -668,11 +668,11 @@ class NativeFrontend:
     def _getxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         (size, _) = p.GETXATTR_IN.struct.unpack_from(body)
         name = bytes(body[p.GETXATTR_IN.size_bytes : -1])
-        return _sized(self._attributes.get(nodeid, name), size)
+        return _sized(self._xattrs.get(nodeid, name), size)
 
     def _listxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         (size, _) = p.GETXATTR_IN.struct.unpack_from(body)
-        names = self._attributes.list(nodeid)
+        names = self._xattrs.list(nodeid)
         return _sized(b"".join(name + b"\0" for name in names), size)
 
     def _setxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
@@ -680,11 +680,11 @@ class NativeFrontend:
         rest = bytes(body[p.SETXATTR_IN.size_bytes :])
         name, _, value = rest.partition(b"\0")
         drop = bool(more & p.SETXATTR_ACL_KILL_SGID)
-        self._attributes.set(nodeid, name, value[:size], flags, drop_set_gid=drop)
+        self._xattrs.set(nodeid, name, value[:size], flags, drop_set_gid=drop)
         return b""
 
     def _removexattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        self._attributes.remove(nodeid, bytes(body[:-1]))
+        self._xattrs.remove(nodeid, bytes(body[:-1]))
         return b""
 
 

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pmemfs.fs.moves import STEP_PAGES
 from pmemfs.layout.geometry import PAGES_PER_EXTENT
 from pmemfs.layout.records import PageFlag
 
@@ -82,8 +83,8 @@ class Situation:
 
     ``quiet_since_s`` is when the last transaction of a request was committed; ``settle_at_s``
     when the next file that may lie in the wrong kind of extent should be looked at;
-    ``budget_pages`` how many pages may be moved; ``compacting`` says that somebody asks for compaction;
-    ``is_compact`` that nothing has changed since there was nothing to compact.
+    ``budget_pages`` how many pages may be moved; ``compacting`` says that somebody asks for
+    compaction; ``is_compact`` that nothing has changed since it found no room.
     """
 
     now_s: float
@@ -145,7 +146,7 @@ def plan(situation: Situation, columns: Columns, policy: Policy) -> list[Step] |
             ]
         waits.append(s.coldest_access_s + idle_s - s.now_s + 0.01)
     is_quiet = s.quiet_s >= idle_s
-    if s.settle_at_s is not None and (s.compacting or s.budget_pages > 0):
+    if s.settle_at_s is not None:
         if s.compacting or s.now_s > s.settle_at_s:
             return [Step(Action.SETTLE)]
         waits.append(s.settle_at_s - s.now_s + 0.01)
@@ -165,7 +166,7 @@ def plan(situation: Situation, columns: Columns, policy: Policy) -> list[Step] |
 def _compaction(s: Situation, columns: Columns, idle_s: float) -> list[Step]:
     if s.compacting:
         most_used = OWNABLE_PAGES
-    elif s.budget_pages > 0 and (s.is_short or s.quiet_s >= idle_s):
+    elif s.budget_pages >= STEP_PAGES and (s.is_short or s.quiet_s >= idle_s):
         most_used = MOST_USED_PAGES
     else:
         return []
@@ -182,7 +183,7 @@ def split_extents(columns: Columns) -> NDArray[np.int64]:
 def idle_tables(columns: Columns, now_s: float, idle_s: float) -> list[int]:
     """Return split extents last accessed more than the idle time ago, the coldest first."""
     split = split_extents(columns)
-    return split[now_s - columns.access_s[split] > idle_s][:_BATCH].tolist()  # type: ignore[no-any-return]
+    return split[now_s - columns.access_s[split] > idle_s][:_BATCH].tolist()
 
 
 def over_cap(columns: Columns, surplus: int) -> list[Step]:
@@ -215,4 +216,4 @@ def thin_extents(columns: Columns, now_s: float, idle_s: float, most_used_pages:
         return []
     is_hot = now_s - columns.access_s[is_open] <= idle_s
     order = np.argsort(np.where(is_hot, 2 * used, used), kind="stable")[:surplus]
-    return is_open[order[used[order] <= most_used_pages]].tolist()  # type: ignore[no-any-return]
+    return is_open[order[used[order] <= most_used_pages]].tolist()

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pmemfs.fs import Volume
+from pmemfs.fs.moves import STEP_PAGES
+from pmemfs.layout.geometry import PAGES_PER_EXTENT
 from pmemfs.layout.records import Kind
 from pmemfs.reclaim.plan import (
     MOVES_PER_WRITE,
@@ -48,8 +50,10 @@ class Reclaimer:
         self._is_compact = False
         self._compacting = False
         self._settle_at_s = 0.0  # until then the tail noted first is in use
-        small = volume.pool.counts[Kind.SMALL] * OWNABLE_PAGES - volume.pool.free_small_pages
-        self._allowance_pages = small  # what lay there before may be moved once
+        pool = volume.pool
+        small = pool.counts[Kind.SMALL] * OWNABLE_PAGES - pool.free_small_pages
+        # what lay there before may be moved once
+        self._allowance_pages = small + pool.counts[Kind.WHOLE] * PAGES_PER_EXTENT
         self._background_pages = 0  # moved so far without being asked to
 
     # -- on demand ---------------------------------------------------------------------------
@@ -68,10 +72,12 @@ class Reclaimer:
     def progress(self) -> dict[str, Any]:
         """Return what compaction is about, in extents and pages, for people and programs."""
         pool = self._volume.pool
+        small = pool.counts[Kind.SMALL]
         return {
             "running": self._compacting,
+            "surplus_extents": pool.free_small_pages // OWNABLE_PAGES,
             "free_extents": pool.free_extents,
-            "small_extents": pool.counts[Kind.SMALL],
+            "small_extents": small,
             "free_pages": pool.free_pages,
             "free_small_pages": pool.free_small_pages,
             "pages_moved": self._moves.pages_moved,
@@ -105,10 +111,19 @@ class Reclaimer:
         )
 
     def _next_settling_s(self) -> float | None:
-        candidates = self._volume.candidates
-        if self._moves.has_unscanned or (candidates.dense and self._volume.pool.free_extents):
+        if self._moves.has_unscanned or self._can_promote():
             return 0.0
-        return self._settle_at_s if candidates.tails else None
+        return self._settle_at_s if self._volume.candidates.tails else None
+
+    def _can_promote(self) -> bool:
+        return (
+            bool(self._volume.candidates.dense)
+            and self._volume.pool.free_extents > 0
+            and self._may_move(PAGES_PER_EXTENT)
+        )
+
+    def _may_move(self, pages: int) -> bool:
+        return self._compacting or self.budget_pages >= pages
 
     @property
     def budget_pages(self) -> float:
@@ -131,7 +146,7 @@ class Reclaimer:
         situation = self.situation()
         if not self._steps:
             todo = plan(situation, self.columns(), self._policy)
-            if isinstance(todo, float):
+            if not isinstance(todo, list):
                 return self._rest(todo)
             self._steps.extend(todo)
         self._do(self._steps.popleft())
@@ -178,7 +193,7 @@ class Reclaimer:
         """Move some pages out of an extent; come back to it until it is empty."""
         if not self._volume.pool.open_column(Kind.SMALL)[extent]:
             return  # empty by now, full, or taken by an arena
-        if not self._compacting and self.budget_pages <= 0:
+        if not self._may_move(STEP_PAGES):
             self._steps.clear()
         elif self._moves.move_out(extent):
             self._steps.appendleft(Step(Action.COMPACT, extent))
@@ -188,10 +203,10 @@ class Reclaimer:
 
     def _settle(self) -> None:
         """Look at one file or piece that may lie in the wrong kind of extent."""
-        candidates, pool = self._volume.candidates, self._volume.pool
+        candidates = self._volume.candidates
         if self._moves.has_unscanned:
             self._moves.scan()
-        elif candidates.dense and pool.free_extents:
+        elif self._can_promote():
             ino, piece = next(iter(candidates.dense))
             del candidates.dense[ino, piece]
             self._moves.promote(ino, piece)
@@ -199,13 +214,15 @@ class Reclaimer:
             self._settle_tail(next(iter(candidates.tails)))
 
     def _settle_tail(self, ino: int) -> None:
-        """Demote a tail that nobody is using; one that is in use is looked at again later."""
-        extent = self._moves.tail_extent(ino)
-        if extent is not None and not self._compacting:
+        """Demote a thin tail that nobody is using; one that is in use is looked at later."""
+        tail = self._moves.thin_tail(ino)
+        if tail is not None and not self._compacting:
+            extent, pages = tail
             idle_at_s = int(self._tables.access_column[extent]) + self._policy.idle_s
+            if not self._may_move(pages):
+                idle_at_s = self._now_s() + self._policy.idle_s
             if self._now_s() <= idle_at_s:
                 self._settle_at_s = idle_at_s
                 return
         del self._volume.candidates.tails[ino]
-        if extent is not None:
-            self._moves.demote(ino)
+        self._moves.demote(ino)
