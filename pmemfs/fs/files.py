@@ -27,7 +27,7 @@ from pmemfs.device import MappedDevice
 from pmemfs.errors import PmemfsError
 from pmemfs.fs.filemap import FileMaps, piece_of
 from pmemfs.fs.inodes import Inode, InodeTable, Run
-from pmemfs.fs.placement import Candidates, takes_whole
+from pmemfs.fs.placement import Candidates, DataArenas, takes_whole
 from pmemfs.journal import Journal, Transaction
 from pmemfs.journal.journal import store_zeros
 from pmemfs.layout.geometry import (
@@ -43,7 +43,7 @@ from pmemfs.layout.geometry import (
 )
 from pmemfs.layout.records import InodeFlag, Kind, PageFlag
 from pmemfs.layout.words import owner_word
-from pmemfs.pages import Arena, ExtentPool, SplitTables
+from pmemfs.pages import ExtentPool, SplitTables
 from pmemfs.pages.arenas import free_pages
 from pmemfs.pages.clock import Clock
 from pmemfs.pages.descriptors import LINES_PER_PAGE
@@ -75,7 +75,7 @@ class Files:
         device: MappedDevice,
         journal: Journal,
         pool: ExtentPool,
-        arena: Arena,
+        arenas: DataArenas,
         tables: SplitTables | None,
         inodes: InodeTable,
         maps: FileMaps,
@@ -85,7 +85,7 @@ class Files:
         self._device = device
         self._journal = journal
         self._pool = pool
-        self._arena = arena
+        self._arenas = arenas
         self._tables = tables
         self._inodes = inodes
         self._maps = maps
@@ -318,7 +318,8 @@ class Files:
             self._inodes.guard(tx, inode)
             for first, count in _gaps(runs, index, stop):
                 word = owner_word(inode.ino, first)
-                for pfn, n in self._arena.allocate(tx, count, word, OWNER_STEP):
+                arena = self._arenas.of(inode, count)
+                for pfn, n in arena.allocate(tx, count, word, OWNER_STEP):
                     run = (first, n, pfn, False)
                     self._maps.assign(tx, inode, run)
                     new_runs.append(run)

@@ -33,7 +33,7 @@ from pmemfs.errors import PmemfsError
 from pmemfs.fs.filemap import FileMaps, piece_of
 from pmemfs.fs.files import OWNER_STEP, Files, pages_of
 from pmemfs.fs.inodes import Inode, InodeTable, Run
-from pmemfs.fs.placement import demotes
+from pmemfs.fs.placement import DataArenas, demotes
 from pmemfs.journal import Journal, Transaction
 from pmemfs.layout.geometry import (
     EXTENT_PAGE_SHIFT,
@@ -57,7 +57,7 @@ _SCAN_EXTENTS = 4096
 
 
 class Moves:
-    """All moves of a volume; ``arena`` is where demoted tails go."""
+    """All moves of a volume; ``arenas`` take demoted tails, ``holes`` what is moved out."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Moves:
         inodes: InodeTable,
         maps: FileMaps,
         files: Files,
-        arena: Arena,
+        arenas: DataArenas,
         threshold_pages: int,
     ) -> None:
         self._device = device
@@ -79,7 +79,7 @@ class Moves:
         self._inodes = inodes
         self._maps = maps
         self._files = files
-        self._arena = arena
+        self._arenas = arenas
         self.holes = Arena(pool, Kind.SMALL, breaks=False)
         self._threshold_pages = threshold_pages
         self._scanned = 0  # extents whose owners have been noted since the mount
@@ -198,7 +198,8 @@ class Moves:
             with self._journal.transaction() as tx:
                 self._inodes.guard(tx, inode)
                 word = owner_word(inode.ino, first)
-                targets = _as_runs(first, self._arena.allocate(tx, count, word, OWNER_STEP))
+                arena = self._arenas.of(inode, count)
+                targets = _as_runs(first, arena.allocate(tx, count, word, OWNER_STEP))
                 self._copy(pfn, targets)
                 self._maps.clear(tx, inode, first, first + PAGES_PER_EXTENT)
                 for run in targets:

@@ -1,4 +1,4 @@
-"""Where a write goes: pages of small extents, or a whole extent. What may be in the wrong one.
+"""Where a write goes: a whole extent, or pages, and then of which arena. What may lie wrongly.
 
 A piece of a file starts small and becomes whole when it is populated to the threshold. A file
 that is larger than a piece already, and dense (populated to the same share overall, so that a
@@ -14,7 +14,12 @@ writes have not paid for.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
+from pmemfs.fs.inodes import Inode
 from pmemfs.layout.geometry import PAGES_PER_EXTENT
+from pmemfs.layout.records import Kind
+from pmemfs.pages import Arena, ExtentPool
 
 DEFAULT_THRESHOLD_PAGES = PAGES_PER_EXTENT // 2
 
@@ -62,3 +67,68 @@ class Candidates:
         """Remember a piece that is dense but small, because no extent was free."""
         if len(self.dense) < self._MOST:
             self.dense[ino, piece] = None
+
+
+# -- arenas ---------------------------------------------------------------------------------------
+
+_MOST_ARENAS = 8
+
+Choice = Callable[[Inode, int], int]
+
+
+def _one(inode: Inode, pages: int) -> int:
+    return 0
+
+
+def _by_directory(inode: Inode, pages: int) -> int:
+    return inode.home * 0x9E3779B1 >> 16 & (_MOST_ARENAS - 1)
+
+
+def _by_writer(inode: Inode, pages: int) -> int:
+    return inode.uid & (_MOST_ARENAS - 1)
+
+
+def _by_size(inode: Inode, pages: int) -> int:
+    return min((inode.pages + pages).bit_length() >> 1, _MOST_ARENAS - 1)
+
+
+PLACEMENTS: dict[str, Choice] = {
+    "one": _one,
+    "directory": _by_directory,
+    "writer": _by_writer,
+    "size": _by_size,
+}
+"""The policies that say which arena a page goes to: of an inode and the pages it asks for.
+
+``one``: a single arena for all. ``directory``: files made in one directory go together (known
+while the inode is cached). ``writer``: files of one owner. ``size``: files of 1, 2 to 7, 8 to 31,
+32 to 127 and more pages. ARCHITECTURE.md compares them.
+"""
+
+DEFAULT_PLACEMENT = "one"
+
+
+class DataArenas:
+    """The arenas for file data of one volume, made as the policy asks for them."""
+
+    def __init__(self, pool: ExtentPool, policy: str = DEFAULT_PLACEMENT) -> None:
+        self._pool = pool
+        self._choose = PLACEMENTS[policy]
+        self._arenas: dict[int, Arena] = {}
+
+    def of(self, inode: Inode, pages: int) -> Arena:
+        """Return the arena that so many new pages of a file go to: the policy's one place."""
+        number = self._choose(inode, pages)
+        arena = self._arenas.get(number)
+        if arena is None:
+            group = 0 if self._choose is _one else number + 1
+            arena = self._arenas[number] = Arena(self._pool, Kind.SMALL, group=group)
+        return arena
+
+    def __iter__(self) -> Iterator[Arena]:
+        return iter(self._arenas.values())
+
+    def retire(self) -> None:
+        """Let all arenas give their extents up."""
+        for arena in self:
+            arena.retire()

@@ -34,7 +34,12 @@ from pmemfs.fs.inodes import Inode, InodeTable
 from pmemfs.fs.moves import Moves
 from pmemfs.fs.namespace import Namespace, require_changeable
 from pmemfs.fs.orphans import Orphans
-from pmemfs.fs.placement import DEFAULT_THRESHOLD_PAGES, Candidates
+from pmemfs.fs.placement import (
+    DEFAULT_PLACEMENT,
+    DEFAULT_THRESHOLD_PAGES,
+    Candidates,
+    DataArenas,
+)
 from pmemfs.fs.xattrs import Xattrs
 from pmemfs.image import Image, host_boot_id
 from pmemfs.journal import Journal, Replay, SequenceWord, Transaction, recover
@@ -77,12 +82,15 @@ _DAY_NS = 24 * 3600 * 10**9
 class Options:
     """How a volume is opened. ``threshold_pages`` of a piece make it whole (1 to 512).
 
+    ``placement`` is one of `pmemfs.fs.placement.PLACEMENTS`.
+
     ``acls`` says that whoever lets people in enforces access control lists; else they are refused.
     """
 
     read_only: bool = False
     atime: Literal["noatime", "relatime"] = "noatime"
     threshold_pages: int = DEFAULT_THRESHOLD_PAGES
+    placement: str = DEFAULT_PLACEMENT
     acls: bool = True
     clock: Clock = field(default_factory=HostClock)
 
@@ -129,7 +137,7 @@ class Volume:
         if not options.read_only:
             generation = image.control()["generation"]
             self.tables = SplitTables(self.pool, self.journal, self.live, generation, self._clock)
-        self.data_arena = Arena(self.pool, Kind.SMALL)
+        self.data_arenas = DataArenas(self.pool, options.placement)
         self.metadata_arena = Arena(self.pool, Kind.METADATA)
         self.inodes = InodeTable(image, self.pool)
         self._maps = FileMaps(self.device, self.pool, self.metadata_arena)
@@ -137,7 +145,7 @@ class Volume:
             device=self.device,
             journal=self.journal,
             pool=self.pool,
-            arena=self.data_arena,
+            arenas=self.data_arenas,
             tables=self.tables,
             inodes=self.inodes,
             maps=self._maps,
@@ -154,7 +162,7 @@ class Volume:
                 inodes=self.inodes,
                 maps=self._maps,
                 files=self._files,
-                arena=self.data_arena,
+                arenas=self.data_arenas,
                 threshold_pages=options.threshold_pages,
             )
         self.orphans = Orphans(self.device, self.journal, self.pool, self.inodes, self._files)
@@ -715,7 +723,7 @@ class Volume:
         return self._files.pages_written
 
     def _arenas(self) -> list[Arena]:
-        arenas = [self.data_arena, self.metadata_arena]
+        arenas = [*self.data_arenas, self.metadata_arena]
         return arenas if self.moves is None else [*arenas, self.moves.holes]
 
     @property

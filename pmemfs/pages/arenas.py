@@ -36,13 +36,15 @@ class Arena:
     """Allocates pages of one kind (SMALL or METADATA) for one purpose.
 
     One that does not ``break`` free extents fills holes only, and raises ENOSPC without one.
-    ``allocated_pages`` counts.
+    ``group`` above 0 marks arenas that prefer extents which one of the same group owned last.
     """
 
-    def __init__(self, pool: ExtentPool, kind: Kind, *, breaks: bool = True) -> None:
+    def __init__(
+        self, pool: ExtentPool, kind: Kind, *, breaks: bool = True, group: int = 0
+    ) -> None:
         self._pool = pool
         self._breaks = breaks
-        self.allocated_pages = 0
+        self._group = group
         self._device = pool.device
         self._kind = kind
         self._extent: int | None = None
@@ -70,7 +72,6 @@ class Arena:
             tx.store(owner_word_offset(pfn), _owner_words(first_word, step, n))
             self._pool.set_used(tx, self._extent, self._pool.used(self._extent) + n)
             runs.append((pfn, n))
-            self.allocated_pages += n
             first_word += n * step
             count -= n
         return runs
@@ -101,7 +102,7 @@ class Arena:
             extent = self._pool.take(tx, self._kind)
             self._free_runs = [(1, PAGES_PER_EXTENT - 1)]
         self._extent = extent
-        self._pool.own(extent)
+        self._pool.own(extent, self._group)
 
     def _find_open(self, tx: Transaction) -> int | None:
         """Return the fullest extent with pages that can be had, and read them.
@@ -109,7 +110,7 @@ class Arena:
         One whose only free pages this transaction has freed itself is passed over.
         """
         passed_over = []
-        while (extent := self._pool.fullest_open(self._kind)) is not None:
+        while (extent := self._pool.fullest_open(self._kind, self._group)) is not None:
             self._free_runs = self._read_free_runs(extent, tx)
             if self._free_runs:
                 break

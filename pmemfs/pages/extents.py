@@ -70,6 +70,7 @@ class ExtentPool:
         self._open_columns = {kind: np.zeros(n, np.uint16) for kind in _PAGED}
         self._open_counts = dict.fromkeys(_PAGED, 0)
         self._arena_owned: set[int] = set()
+        self._group_column = np.zeros(n, np.uint8)  # of arenas; a hint of this mount only
         self._suspects: set[int] = set()  # FREE on the device, but may not read as zeros
         self.counts = [0] * len(Kind)
         self.free_small_pages = 0
@@ -260,15 +261,26 @@ class ExtentPool:
 
     # -- extents that pages are allocated from -----------------------------------------------
 
-    def fullest_open(self, kind: Kind) -> int | None:
-        """Return the fullest extent of that kind with a free page that no arena owns."""
+    def fullest_open(self, kind: Kind, group: int = 0) -> int | None:
+        """Return the fullest extent of that kind with a free page that no arena owns.
+
+        One that an arena of this group owned last, if there is one, else any.
+        """
         if not self._open_counts[kind]:
             return None
-        return int(self._open_columns[kind][: self._frontier].argmax())
+        column = self._open_columns[kind][: self._frontier]
+        if group:
+            mine = column * (self._group_column[: self._frontier] == group)
+            extent = int(mine.argmax())
+            if mine[extent]:
+                return extent
+        return int(column.argmax())
 
-    def own(self, extent: int) -> None:
+    def own(self, extent: int, group: int = 0) -> None:
         """Keep an extent for one arena: nobody else finds it, and it stays when empty."""
         self._arena_owned.add(extent)
+        if group:
+            self._group_column[extent] = group
         self._set(extent, self._kinds[extent], self._used[extent])
 
     def disown(self, extent: int) -> None:

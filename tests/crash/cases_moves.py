@@ -49,7 +49,7 @@ def move_out(path: bytes, pages: int = 64, index: int = 0) -> Run:
 
 def retire(volume: Volume) -> None:
     """Let the data arena give its extent up, as when it is full."""
-    volume.data_arena.retire()
+    volume.data_arenas.retire()
 
 
 def demote(path: bytes) -> Run:
@@ -65,11 +65,11 @@ def in_another_extent(*runs: Run) -> Run:
 
     def run(volume: Volume) -> None:
         small = [e for e in range(volume.geometry.n_extents) if volume.pool.kind(e) == Kind.SMALL]
-        volume.data_arena.retire()
+        volume.data_arenas.retire()
         for extent in small:
             volume.pool.own(extent)
         do(*runs)(volume)
-        volume.data_arena.retire()
+        volume.data_arenas.retire()
         for extent in small:
             volume.pool.disown(extent)
 

@@ -60,7 +60,7 @@ def scatter(volume: Volume, count: int = 1500, keep: float = 0.1) -> dict[int, b
         if dice.random() > keep:
             volume.unlink(ROOT_INO, b"%d" % number)
             del files[number]
-    volume.data_arena.retire()
+    volume.data_arenas.retire()
     return dict(files.values())
 
 
@@ -302,7 +302,7 @@ def test_the_cap_gives_cold_tables_back_at_once(volume: Volume, clock: ManualClo
     for number in range(6):
         inos.append(volume.create(ROOT_INO, b"%d" % number, REGULAR).ino)
         volume.write(inos[-1], 0, content_of(inos[-1], 250))
-        volume.data_arena.retire()
+        volume.data_arenas.retire()
     for number in range(6):  # two fill an extent each
         volume.read(inos[number], 0, 1)
         clock.advance(1)
