@@ -4,12 +4,19 @@ When its extent has no free page left, an arena takes the fullest partly used ex
 arena owns before it breaks a free one. The owner page is the allocation map: a page is free if
 its owner word is 0.
 
+A request for several pages should not end up as many runs. Within an extent the best fitting
+hole is used. If no hole of its own is large enough, an arena goes to the fullest extent that has
+room, and holes large enough. Where there is none it breaks a free extent, unless many holes
+(1/16 of the free pages) wait to be filled: then it fills those.
+
 Invariants: owner word and head count change in one transaction; a page that a transaction frees
 is not allocated again before that transaction is durable, since an arena reads the owner page on
 the device, never the transaction's view of it.
 """
 
 from __future__ import annotations
+
+from bisect import bisect_left, insort
 
 import numpy as np
 
@@ -48,7 +55,7 @@ class Arena:
         self._device = pool.device
         self._kind = kind
         self._extent: int | None = None
-        self._free_runs: list[tuple[int, int]] = []
+        self._free_runs: list[tuple[int, int]] = []  # (pages, slot), the smallest first
 
     def allocate(
         self, tx: Transaction, count: int, first_word: int, step: int
@@ -60,13 +67,12 @@ class Arena:
         """
         runs: list[tuple[int, int]] = []
         tx.undo.append(self.retire)
+        if count > 1 and self._largest < count:
+            self._find_room(tx, count)
         while count:
             if not self._free_runs:
                 self._refill(tx)
-            slot, free = self._free_runs.pop()
-            n = min(free, count)
-            if n < free:
-                self._free_runs.append((slot + n, free - n))
+            slot, n = self._take_run(count)
             assert self._extent is not None
             pfn = extent_to_pfn(self._extent) + slot
             tx.store(owner_word_offset(pfn), _owner_words(first_word, step, n))
@@ -75,6 +81,42 @@ class Arena:
             first_word += n * step
             count -= n
         return runs
+
+    @property
+    def _largest(self) -> int:
+        return self._free_runs[-1][0] if self._free_runs else 0
+
+    def _take_run(self, count: int) -> tuple[int, int]:
+        """Take up to ``count`` pages side by side from the best fitting hole: (slot, pages)."""
+        runs = self._free_runs
+        place = min(bisect_left(runs, (count, 0)), len(runs) - 1)
+        free, slot = runs.pop(place)
+        if free <= count:
+            return slot, free
+        insort(runs, (free - count, slot + count))
+        return slot, count
+
+    def _find_room(self, tx: Transaction, count: int) -> None:
+        """Go to an extent with a hole of so many pages, or a free one; else stay."""
+        for pages in (count, 2 * count, 4 * count):
+            extent = self._pool.fullest_open(self._kind, self._group, pages)
+            if extent is None:
+                break
+            runs = self._read_free_runs(extent, tx)
+            if runs and runs[-1][0] >= count:
+                self._move_to(extent, runs)
+                return
+        if self._breaks and self._pool.free_extents and not self._pool.has_many_holes:
+            self._break_free(tx)
+
+    def _move_to(self, extent: int, runs: list[tuple[int, int]]) -> None:
+        self.retire()
+        self._extent, self._free_runs = extent, runs
+        self._pool.own(extent, self._group)
+
+    def _break_free(self, tx: Transaction) -> None:
+        extent = self._pool.take(tx, self._kind)
+        self._move_to(extent, [(PAGES_PER_EXTENT - 1, 1)])
 
     def retire(self) -> None:
         """Give the extent up; the next allocation looks for one again."""
@@ -96,13 +138,12 @@ class Arena:
                 return
             self.retire()
         extent = self._find_open(tx)
-        if extent is None:
-            if not self._breaks:
-                raise no_space("no small extent has a free page")
-            extent = self._pool.take(tx, self._kind)
-            self._free_runs = [(1, PAGES_PER_EXTENT - 1)]
-        self._extent = extent
-        self._pool.own(extent, self._group)
+        if extent is not None:
+            self._move_to(extent, self._free_runs)
+        elif self._breaks:
+            self._break_free(tx)
+        else:
+            raise no_space("no small extent has a free page")
 
     def _find_open(self, tx: Transaction) -> int | None:
         """Return the fullest extent with pages that can be had, and read them.
@@ -130,7 +171,7 @@ class Arena:
         return any(start <= offset < start + PAGE_BYTES for offset, _ in tx.stores)
 
     def _read_free_runs(self, extent: int, tx: Transaction) -> list[tuple[int, int]]:
-        """Return free ``(slot, pages)`` runs, the last one first, as a stack."""
+        """Return free runs ``(pages, slot)``, the smallest first."""
         start = extent_to_offset(extent)
         words = np.frombuffer(self._device.view, "<u8", PAGES_PER_EXTENT, start)
         free = words == 0
@@ -141,7 +182,7 @@ class Arena:
                 free[slot : slot + (len(data) >> 3)] = False
         edges = np.flatnonzero(np.diff(np.concatenate(([0], free.view(np.int8), [0]))))
         pairs = edges.reshape(-1, 2)
-        return [(int(a), int(b - a)) for a, b in pairs[::-1].tolist()]
+        return sorted((b - a, a) for a, b in pairs.tolist())
 
 
 def _owner_words(first_word: int, step: int, count: int) -> bytes:

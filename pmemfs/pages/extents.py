@@ -261,20 +261,28 @@ class ExtentPool:
 
     # -- extents that pages are allocated from -----------------------------------------------
 
-    def fullest_open(self, kind: Kind, group: int = 0) -> int | None:
-        """Return the fullest extent of that kind with a free page that no arena owns.
+    def fullest_open(self, kind: Kind, group: int = 0, pages: int = 1) -> int | None:
+        """Return the fullest extent of that kind with so many free pages that no arena owns.
 
         One that an arena of this group owned last, if there is one, else any.
         """
         if not self._open_counts[kind]:
             return None
         column = self._open_columns[kind][: self._frontier]
+        if pages > 1:
+            column = column * (column <= PAGES_PER_EXTENT - pages)
         if group:
             mine = column * (self._group_column[: self._frontier] == group)
             extent = int(mine.argmax())
             if mine[extent]:
                 return extent
-        return int(column.argmax())
+        extent = int(column.argmax())
+        return extent if column[extent] else None
+
+    @property
+    def has_many_holes(self) -> bool:
+        """Whether more than 1/16 of the free pages lie in small extents."""
+        return self.free_small_pages * 16 > self.free_pages
 
     def own(self, extent: int, group: int = 0) -> None:
         """Keep an extent for one arena: nobody else finds it, and it stays when empty."""
