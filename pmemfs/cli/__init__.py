@@ -25,7 +25,10 @@ COMMANDS = {
     "fsck": ("pmemfs.cli.fsck:fsck_command", "Check an image that is not mounted."),
     "compact": ("pmemfs.cli.compact:compact_command", "Move pages until free space is whole."),
     "inspect": ("pmemfs.cli.inspect:inspect_command", "Look into an image, mounted or not."),
-    "bench": ("pmemfs.cli.bench:bench_command", "Measure a mounted directory."),
+    "bench": (
+        "pmemfs.cli.bench:bench_command",
+        "Measure a mounted directory, or ageing.",
+    ),
 }
 
 EXIT_INTERRUPTED = 130

@@ -11,19 +11,24 @@ import click
 from pmemfs.bench import fio, output
 from pmemfs.bench.process import interruptible
 from pmemfs.cli import table
+from pmemfs.cli.bench_ageing import ageing_command
 
 
-@click.group("bench", short_help="Measure a mounted directory.")
+@click.group("bench", short_help="Measure a mounted directory, or how a volume ages.")
 def bench_command() -> None:
-    """Measure a mounted directory.
+    """Measure a mounted directory, or how a volume ages.
 
     How pmemfs compares with other file systems is measured by scripts/bench_peers.py of its
     source tree (make bench).
 
     \b
-    Example:
+    Examples:
       pmemfs bench io /mnt
+      pmemfs bench ageing
     """
+
+
+bench_command.add_command(ageing_command)
 
 
 @bench_command.command("io", short_help="Run fio on a mounted directory.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pmemfs.errors import PmemfsError
-from pmemfs.layout.geometry import PAGES_PER_EXTENT
+from pmemfs.fs.placement import DEFAULT_THRESHOLD_PAGES, threshold_pages
 
 HELP = """\
 ro, rw                 read-only: writes nothing, not even the journal's replay; or not
@@ -16,7 +16,7 @@ descriptors=NUMBER     keep at most so many page descriptors, 512 for each split
                        that the coldest go first
 noatime, relatime      do not keep access times (default), or as relatime does
 promote=PERCENT        a 2 MiB piece of a file becomes a whole extent when this much of it is
-                       populated (50)
+                       populated (56)
 cache=MODE             writeback, writethrough or none: what the kernel keeps of file data
                        (native: writeback; fusepy: writethrough, or none)
 uid=N, gid=N           show all files as owned by this user or group
@@ -55,7 +55,7 @@ class MountOptions:
     idle_s: float = 30.0
     most_descriptors: int | None = None
     relatime: bool = False
-    threshold_pages: int = PAGES_PER_EXTENT // 2
+    threshold_pages: int = DEFAULT_THRESHOLD_PAGES
     xattrs: bool = True
     cache: str | None = None
     attr_timeout_s: float = 1.0
@@ -125,8 +125,7 @@ def _apply(options: MountOptions, name: str, value: str | None) -> None:
     elif name == "descriptors":
         options.most_descriptors = int(_number(name, value, 0, 2**40))
     elif name == "promote":
-        percent = _number(name, value, 1, 100)
-        options.threshold_pages = max(1, round(percent * PAGES_PER_EXTENT / 100))
+        options.threshold_pages = threshold_pages(_number(name, value, 1, 100))
     elif name == "cache":
         if value not in CACHE_MODES:
             raise PmemfsError(errno.EINVAL, f"cache is one of {', '.join(CACHE_MODES)}")

@@ -7,7 +7,7 @@ its owner word is 0.
 A request for several pages should not end up as many runs. Within an extent the best fitting
 hole is used. If no hole of its own is large enough, an arena goes to the fullest extent that has
 room, and holes large enough. Where there is none it breaks a free extent, unless many holes
-(1/16 of the free pages) wait to be filled: then it fills those.
+(1/40 of the free pages) wait to be filled: then it fills those.
 
 Invariants: owner word and head count change in one transaction; a page that a transaction frees
 is not allocated again before that transaction is durable, since an arena reads the owner page on

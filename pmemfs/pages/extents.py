@@ -281,8 +281,8 @@ class ExtentPool:
 
     @property
     def has_many_holes(self) -> bool:
-        """Whether more than 1/16 of the free pages lie in small extents."""
-        return self.free_small_pages * 16 > self.free_pages
+        """Whether more than 1/40 of the free pages lie in small extents."""
+        return self.free_small_pages * 40 > self.free_pages
 
     def own(self, extent: int, group: int = 0) -> None:
         """Keep an extent for one arena: nobody else finds it, and it stays when empty."""

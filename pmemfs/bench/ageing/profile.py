@@ -19,6 +19,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from pmemfs.layout.geometry import (
+    INODE_BYTES,
+    PAGE_BYTES,
+    PAGE_DESCRIPTOR_BYTES,
+    PAGES_PER_EXTENT,
+)
+
 SIZE_BOUNDS = (8, 32, 128, 512, 2048, 8192, 32768, 131072, 524288, 2097152, 8388608)
 """Upper bounds of the size buckets, in bytes."""
 SIZE_WEIGHTS = (1, 7, 16, 40, 50, 46, 35, 20, 10, 4, 1)
@@ -63,3 +70,21 @@ def draw_lifetimes(dice: np.random.Generator, count: int) -> NDArray[np.float64]
     """Draw lifetimes, ``(count,)`` in hours."""
     hours, share = survival()
     return np.exp(np.interp(dice.random(count), share[::-1], np.log(hours)[::-1]))
+
+
+def by_arithmetic(threshold_pages: int, mode: str, full: float = 0.75) -> tuple[float, float]:
+    """Return ``(space amplification, page descriptors as a share of the device)`` without ageing.
+
+    Of a million drawn sizes, each piece by itself: whole from the threshold on, else in pages. The
+    amplification counts inodes and owner pages with the data; the device is full of it to the mark,
+    and all small pages have descriptors.
+    """
+    sizes = draw_sizes(np.random.default_rng(0), 1_000_000, mode)
+    pages = -(-sizes // PAGE_BYTES)
+    tails = pages % PAGES_PER_EXTENT
+    is_whole = tails >= threshold_pages
+    whole = (pages // PAGES_PER_EXTENT + is_whole).sum() * PAGES_PER_EXTENT
+    small = tails[~is_whole].sum() * PAGES_PER_EXTENT / (PAGES_PER_EXTENT - 1)
+    used_bytes = (whole + small) * PAGE_BYTES + len(sizes) * INODE_BYTES
+    descriptors = small * PAGE_DESCRIPTOR_BYTES / (used_bytes / full)
+    return float(used_bytes / sizes.sum()), float(descriptors)

@@ -22,8 +22,8 @@ class Sample:
     full: float
     files: int
     free_whole: float
-    file_whole: float
-    pages_per_run: float
+    file_whole: float | None
+    pages_per_run: float | None
     columns: dict[str, float] = field(default_factory=dict)
 
 
