@@ -259,7 +259,8 @@ def _progress() -> Iterator[Watch]:
     try:
         yield watch
     finally:
-        bar.stop()
+        if tasks:
+            bar.stop()
 
 
 class _Lines:

@@ -31,6 +31,7 @@ _REFUSALS = {
     errno.ENOSYS: "it is mounted with noxattr, through which the daemon is asked; mount it "
     "without, or unmount it and compact the image",
     errno.EROFS: "it is mounted read-only",
+    errno.ENODATA: "it is mounted read-only",
     errno.EACCES: "you may not write to its root directory",
     errno.EPERM: "you may not write to its root directory",
 }
@@ -155,4 +156,5 @@ def _progress() -> Iterator[Watch]:
     try:
         yield watch
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()

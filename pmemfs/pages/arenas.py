@@ -126,6 +126,11 @@ class Arena:
             self._pool.disown(extent)
 
     @property
+    def owns_extent(self) -> bool:
+        """Whether the arena keeps an extent for itself."""
+        return self._extent is not None
+
+    @property
     def is_idle_empty(self) -> bool:
         """Whether the arena keeps an extent that no page is used of."""
         return self._extent is not None and self._pool.used(self._extent) == 0

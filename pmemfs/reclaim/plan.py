@@ -154,13 +154,16 @@ def plan(situation: Situation, columns: Columns, policy: Policy) -> list[Step] |
         if is_quiet or s.compacting:
             return [Step(Action.RELEASE)]
         waits.append(idle_s - s.quiet_s)
-    if not s.is_compact and (steps := _compaction(s, columns, idle_s)):
-        return steps
+    if not s.is_compact:
+        if steps := _compaction(s, columns, idle_s):
+            return steps
+        if s.budget_pages >= STEP_PAGES and s.free_small_pages >= OWNABLE_PAGES:
+            waits.append(idle_s - s.quiet_s if s.quiet_s < idle_s else idle_s)
     if s.returned_extents:
         if s.quiet_s >= DISCARD_AFTER_S or s.returned_extents > DISCARD_BACKLOG:
             return [Step(Action.DISCARD)]
         waits.append(DISCARD_AFTER_S - s.quiet_s)
-    return max(0.01, min(waits))
+    return max(0.01, float(min(waits)))
 
 
 def _compaction(s: Situation, columns: Columns, idle_s: float) -> list[Step]:

@@ -147,15 +147,22 @@ class Reclaimer:
         if not self._steps:
             todo = plan(situation, self.columns(), self._policy)
             if not isinstance(todo, list):
-                return self._rest(todo)
+                return self._rest(todo, situation)
             self._steps.extend(todo)
         self._do(self._steps.popleft())
         self._sequence = self._volume.journal.sequence  # own commits are no activity
         return 0.0
 
-    def _rest(self, wait_s: float) -> float:
-        """Nothing is due: let others allocate from the extent whose holes were filled last."""
-        self._moves.holes.retire()
+    def _rest(self, wait_s: float, situation: Situation) -> float:
+        """Nothing is due, unless an extent that an arena has kept for itself is thin."""
+        arenas = [self._moves.holes]
+        if self._compacting or situation.quiet_s >= self._policy.idle_s:
+            arenas += self._volume.data_arenas
+        keeping = [arena for arena in arenas if arena.owns_extent]
+        for arena in keeping:
+            arena.retire()
+        if keeping:
+            return 0.0
         self._compacting = False
         return wait_s
 

@@ -16,6 +16,7 @@ from volumes import (
 )
 
 from pmemfs.fs import Volume
+from pmemfs.fs.placement import DEFAULT_THRESHOLD_PAGES
 from pmemfs.fs.volume import ROOT_INO
 from pmemfs.layout.records import Kind
 from pmemfs.reclaim import Policy, Reclaimer
@@ -24,6 +25,7 @@ from pmemfs.reclaim.plan import MOVES_PER_WRITE
 PAGE = 4096
 PIECE = 512 * PAGE
 IDLE_S = 30
+THRESHOLD = DEFAULT_THRESHOLD_PAGES
 
 
 def reclaimer_of(volume: Volume, clock: ManualClock, **policy: int) -> Reclaimer:
@@ -265,8 +267,8 @@ def test_no_ping_pong_at_the_threshold(
     within the budget, and promotions come only with 1/16 of a piece written since the demotion.
     """
     reclaimer = reclaimer_of(volume, clock)
-    ino = thin_tail(volume, 256)
-    low, high = 256 - swing_pages, 256 + swing_pages // 2
+    ino = thin_tail(volume, THRESHOLD)
+    low, high = THRESHOLD - swing_pages, THRESHOLD + swing_pages // 2
     changes = 0
     for _ in range(30):
         for pages in (max(low, 1), high):
