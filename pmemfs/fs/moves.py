@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -85,6 +86,16 @@ class Moves:
         self._scanned = 0  # extents whose owners have been noted since the mount
         self._scan_stop = pool.frontier
         self.pages_moved = 0
+        self._last_move = 0
+
+    def _count(self, pages: int) -> None:
+        self.pages_moved += pages
+        self._last_move = pages
+
+    def _moved(self) -> int:
+        """Return the pages of the move that has just been tried, 0 if it was not made."""
+        pages, self._last_move = self._last_move, 0
+        return pages
 
     # -- compaction --------------------------------------------------------------------------
 
@@ -96,23 +107,17 @@ class Moves:
         """
         self._inodes.trim(self._tables.is_dirty)
         sources = list(self._owned_runs(extent, most_pages))
-        try:
-            with self._journal.transaction() as tx:
-                inodes = {run[0]: self._guarded(tx, run[0]) for run in sources}
-                for ino, index, count, pfn in sources:
-                    targets = self._fill_holes(tx, extent, ino, index, count)
-                    self._copy(pfn, targets)
-                    self._maps.replace(tx, inodes[ino], targets)
-                    self._files.free_runs(tx, [(index, count, pfn, False)])
-                for inode in inodes.values():
-                    self._inodes.put(tx, inode)
-        except PmemfsError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            return 0
-        moved = sum(count for _, _, count, _ in sources)
-        self.pages_moved += moved
-        return moved
+        with _unless_full(), self._journal.transaction() as tx:
+            inodes = {run[0]: self._guarded(tx, run[0]) for run in sources}
+            for ino, index, count, pfn in sources:
+                targets = self._fill_holes(tx, extent, ino, index, count)
+                self._copy(pfn, targets)
+                self._maps.replace(tx, inodes[ino], targets)
+                self._files.free_runs(tx, [(index, count, pfn, False)])
+            for inode in inodes.values():
+                self._inodes.put(tx, inode)
+            tx.after.append(lambda: self._count(sum(run[2] for run in sources)))
+        return self._moved()
 
     def _owned_runs(self, extent: int, most_pages: int) -> Iterator[tuple[int, int, int, int]]:
         """Iterate ``(inode, first page, pages, pfn)`` of a small extent, each of one piece."""
@@ -194,25 +199,20 @@ class Moves:
         pfn, count = extent_to_pfn(tail[0]), tail[1]
         inode = self._inodes.get(ino)
         first = pages_of(inode.size) - count
-        try:
-            with self._journal.transaction() as tx:
-                self._inodes.guard(tx, inode)
-                word = owner_word(inode.ino, first)
-                arena = self._arenas.of(inode, count)
-                targets = _as_runs(first, arena.allocate(tx, count, word, OWNER_STEP))
-                self._copy(pfn, targets)
-                self._maps.clear(tx, inode, first, first + PAGES_PER_EXTENT)
-                for run in targets:
-                    self._maps.assign(tx, inode, run)
-                self._files.free_runs(tx, [(first, PAGES_PER_EXTENT, pfn, True)])
-                inode.pages -= PAGES_PER_EXTENT - count
-                self._inodes.put(tx, inode)
-        except PmemfsError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            return 0
-        self.pages_moved += count
-        return count
+        with _unless_full(), self._journal.transaction() as tx:
+            self._inodes.guard(tx, inode)
+            word = owner_word(inode.ino, first)
+            arena = self._arenas.of(inode, count)
+            targets = _as_runs(first, arena.allocate(tx, count, word, OWNER_STEP))
+            self._copy(pfn, targets)
+            self._maps.clear(tx, inode, first, first + PAGES_PER_EXTENT)
+            for run in targets:
+                self._maps.assign(tx, inode, run)
+            self._files.free_runs(tx, [(first, PAGES_PER_EXTENT, pfn, True)])
+            inode.pages -= PAGES_PER_EXTENT - count
+            self._inodes.put(tx, inode)
+            tx.after.append(lambda: self._count(count))
+        return self._moved()
 
     def promote(self, ino: int, piece: int) -> int:
         """Move a piece that is populated to the threshold to a whole extent; return its pages.
@@ -227,7 +227,7 @@ class Moves:
         count = sum(run[1] for run in old)
         if count < self._threshold_pages or old[0][3]:
             return 0
-        with self._journal.transaction() as tx:
+        with _unless_full(), self._journal.transaction() as tx:
             self._inodes.guard(tx, inode)
             extent = self._pool.take(tx, Kind.WHOLE, inode.ino, piece)
             lines = self._files.copy_into(inode, extent_to_offset(extent), first, old)
@@ -237,9 +237,9 @@ class Moves:
             self._files.free_runs(tx, old)
             inode.pages += PAGES_PER_EXTENT - count
             self._inodes.put(tx, inode)
-        self._tables.note_copy(extent, lines)
-        self.pages_moved += count
-        return count
+            tx.after.append(lambda: self._tables.note_copy(extent, lines))
+            tx.after.append(lambda: self._count(count))
+        return self._moved()
 
     def _find(self, ino: int) -> Inode | None:
         """Return a regular file, or None if it is gone."""
@@ -270,6 +270,16 @@ class Moves:
 
     def _owner_of(self, extent: int) -> int:
         return self._device.words[self._pool.geometry.head_offset(extent) >> 3] >> 32
+
+
+@contextmanager
+def _unless_full() -> Iterator[None]:
+    """Leave a move undone when the device, or its host, has no room for it."""
+    try:
+        yield
+    except PmemfsError as error:
+        if error.errno != errno.ENOSPC:
+            raise
 
 
 def _as_runs(index: int, found: list[tuple[int, int]]) -> list[Run]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from volumes import (
     REGULAR,
+    HostDevice,
     ManualClock,
     VolumeBed,
     idle,
@@ -328,3 +330,31 @@ def test_coming_back_is_counted(volume: Volume, clock: ManualClock) -> None:
     ino = volume.create(ROOT_INO, b"g", REGULAR).ino
     volume.write(ino, 0, b"x")
     assert volume.tables.resplits == 1, "another file in the same extent does not come back"
+
+
+@pytest.mark.parametrize("what", ["move out", "demote", "promote"])
+def test_a_full_host_leaves_a_move_undone(bed: VolumeBed, clock: ManualClock, what: str) -> None:
+    volume = bed.make(device_class=HostDevice)
+    ino = thin_tail(volume)
+    small = volume.create(ROOT_INO, b"small", REGULAR).ino
+    volume.write(small, 0, content_of(small, 300 if what == "promote" else 20))
+    volume.moves._threshold_pages = 200 if what == "promote" else THRESHOLD
+    volume.data_arenas.retire()
+    HostDevice.full = True
+    before = volume.device.counters.copy(), list(volume.pool.counts)
+    if what == "move out":
+        (extent,) = np.flatnonzero(volume.pool.open_column(Kind.SMALL)).tolist()
+        assert volume.moves.move_out(extent) == 0, "there is no other extent with holes"
+    elif what == "demote":
+        small_extents = np.flatnonzero(volume.pool.open_column(Kind.SMALL)).tolist()
+        for extent in small_extents:
+            volume.pool.own(extent)
+        assert volume.moves.demote(ino) == 0
+        for extent in small_extents:
+            volume.pool.disown(extent)
+    else:
+        assert volume.moves.promote(small, 0) == 0
+    assert volume.moves.pages_moved == 0
+    assert volume.pool.counts[Kind.WHOLE] == before[1][Kind.WHOLE]
+    HostDevice.full = False
+    require_content(volume, {ino: content_of(ino, 512) + content_of(ino, 10)})

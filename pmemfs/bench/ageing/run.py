@@ -128,15 +128,14 @@ def _drive(
     while trace.bytes_written < total:
         trace.step(aged.is_full, aged.create, aged.remove)
         steps += 1
+        if trace.bytes_written >= total * (len(samples) + 1) / SAMPLES:
+            samples.append(aged.sample(trace.bytes_written / options.size_bytes))
         if steps % _LOOK_EVERY:
             continue
-        done = trace.bytes_written / options.size_bytes
-        watch(OURS, done, options.overwrites)
-        if trace.bytes_written >= total * (len(samples) + 1) / SAMPLES:
-            samples.append(aged.sample(done))
+        watch(OURS, trace.bytes_written / options.size_bytes, options.overwrites)
         if options.minutes is not None and time.monotonic() - begin > options.minutes * 60:
             break
-    if len(samples) < SAMPLES:
+    if trace.bytes_written < total:  # the time is over
         samples.append(aged.sample(trace.bytes_written / options.size_bytes))
     return samples
 
@@ -153,11 +152,8 @@ def replay(recorded: Recorded, rival: Rival, overwrites: float, watch: Watch) ->
         rival.create(number, size)
         written += size
         steps += 1
-        if steps % _LOOK_EVERY:
-            continue
-        watch(rival.name, written / size_bytes, overwrites)
+        if not steps % _LOOK_EVERY:
+            watch(rival.name, written / size_bytes, overwrites)
         if written >= overwrites * size_bytes * (len(samples) + 1) / SAMPLES:
             samples.append(rival.sample(written / size_bytes))
-    if len(samples) < SAMPLES:
-        samples.append(rival.sample(written / size_bytes))
     return samples
