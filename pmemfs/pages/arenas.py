@@ -98,6 +98,11 @@ class Arena:
 
     def _find_room(self, tx: Transaction, count: int) -> None:
         """Go to an extent with a hole of so many pages, or a free one; else stay."""
+        own = self._extent
+        if own is not None and self._pool.used(own) + count < PAGES_PER_EXTENT:
+            self._free_runs = self._read_free_runs(own, tx)  # with what was freed meanwhile
+            if self._largest >= count:
+                return
         for pages in (count, 2 * count, 4 * count):
             extent = self._pool.fullest_open(self._kind, self._group, pages)
             if extent is None:
