@@ -191,6 +191,7 @@ def test_a_dead_mount_in_the_way(own_mount: Mounted) -> None:
         ("promote=0", "promote"),
         ("cache=maybe", "cache"),
         ("attr_timeout=x", "attr_timeout"),
+        ("descriptors=few", "descriptors"),
         ("noatime,ro,big_writes", "'big_writes'"),
         ("fsname=other", "'fsname'"),  # by these two umount finds the image
         ("subtype=other", "'subtype'"),
@@ -201,7 +202,7 @@ def test_wrong_options(option: str, part: str, image: Path) -> None:
 
 
 def test_all_options_together(image: Path) -> None:
-    options = "rw,idle=2.5,relatime,promote=25,cache=none,noxattr,attr_timeout=0,allow_other"
+    options = "rw,idle=2.5,relatime,promote=25,descriptors=1024,cache=none,noxattr,attr_timeout=0,allow_other"
     mount(image, "-o", options, "-o", "default_permissions,noatime,nosuid,nodev,noexec", check=True)
     try:
         (line,) = [x for x in Path("/proc/mounts").read_text().splitlines() if str(image) in x]
