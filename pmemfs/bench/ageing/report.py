@@ -257,7 +257,7 @@ def write_curve_plot(results: dict[int, Result], path: Path) -> None:
     pyplot = load_matplotlib()
     figure, axes = pyplot.subplots(figsize=(7, 5))
     options = next(iter(results.values())).options
-    percents = range(5, 101, 5)
+    percents = range(20, 101, 5)
     pages = [max(1, round(p * PAGES_PER_EXTENT / 100)) for p in percents]
     line = [profile.by_arithmetic(p, options.sizes, options.full) for p in pages]
     axes.plot([100 * d for _, d in line], [a for a, _ in line], label="by arithmetic")
