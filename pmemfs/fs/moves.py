@@ -24,8 +24,8 @@ hole. Pages stored in place and not flushed are flushed at their new place, so d
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -51,6 +51,9 @@ from pmemfs.pages import Arena, ExtentPool, SplitTables
 
 STEP_PAGES = 64
 """Pages that one step of compaction moves at most: 256 KiB copied, 40 KiB of journal."""
+
+Owned = tuple[int, int, int, int]
+"""``(inode, first page index, pages, pfn)`` of a run in a small extent, within one piece."""
 
 _PREALLOCATED = int(InodeFlag.PREALLOCATED)
 _LINES_PER_PAGE = 64
@@ -86,15 +89,17 @@ class Moves:
         self._scanned = 0  # extents whose owners have been noted since the mount
         self._scan_stop = pool.frontier
         self.pages_moved = 0
-        self._last_move = 0
 
-    def _count(self, pages: int) -> None:
+    def _attempt(self, move: Callable[[Transaction], int]) -> int:
+        """Make a move in one transaction; return its pages, 0 if there was no room for it."""
+        try:
+            with self._journal.transaction() as tx:
+                pages = move(tx)
+        except PmemfsError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            return 0
         self.pages_moved += pages
-        self._last_move = pages
-
-    def _moved(self) -> int:
-        """Return the pages of the move that has just been tried, 0 if it was not made."""
-        pages, self._last_move = self._last_move, 0
         return pages
 
     # -- compaction --------------------------------------------------------------------------
@@ -107,20 +112,21 @@ class Moves:
         """
         self._inodes.trim(self._tables.is_dirty)
         sources = list(self._owned_runs(extent, most_pages))
-        with _unless_full(), self._journal.transaction() as tx:
-            inodes = {run[0]: self._guarded(tx, run[0]) for run in sources}
-            for ino, index, count, pfn in sources:
-                targets = self._fill_holes(tx, extent, ino, index, count)
-                self._copy(pfn, targets)
-                self._maps.replace(tx, inodes[ino], targets)
-                self._files.free_runs(tx, [(index, count, pfn, False)])
-            for inode in inodes.values():
-                self._inodes.put(tx, inode)
-            tx.after.append(lambda: self._count(sum(run[2] for run in sources)))
-        return self._moved()
+        return self._attempt(partial(self._move_runs, extent, sources))
 
-    def _owned_runs(self, extent: int, most_pages: int) -> Iterator[tuple[int, int, int, int]]:
-        """Iterate ``(inode, first page, pages, pfn)`` of a small extent, each of one piece."""
+    def _move_runs(self, extent: int, sources: list[Owned], tx: Transaction) -> int:
+        inodes = {run[0]: self._guarded(tx, run[0]) for run in sources}
+        for ino, index, count, pfn in sources:
+            targets = self._fill_holes(tx, extent, ino, index, count)
+            self._copy(pfn, targets)
+            self._maps.replace(tx, inodes[ino], targets)
+            self._files.free_runs(tx, [(index, count, pfn, False)])
+        for inode in inodes.values():
+            self._inodes.put(tx, inode)
+        return sum(run[2] for run in sources)
+
+    def _owned_runs(self, extent: int, most_pages: int) -> Iterator[Owned]:
+        """Iterate the runs of the first so many used pages of a small extent."""
         words = self._owner_words(extent)
         first_pfn = extent_to_pfn(extent)
         slots = np.flatnonzero(words)[:most_pages].tolist()
@@ -196,23 +202,22 @@ class Moves:
         tail = self.thin_tail(ino)
         if tail is None:
             return 0
-        pfn, count = extent_to_pfn(tail[0]), tail[1]
-        inode = self._inodes.get(ino)
-        first = pages_of(inode.size) - count
-        with _unless_full(), self._journal.transaction() as tx:
-            self._inodes.guard(tx, inode)
-            word = owner_word(inode.ino, first)
-            arena = self._arenas.of(inode, count)
-            targets = _as_runs(first, arena.allocate(tx, count, word, OWNER_STEP))
-            self._copy(pfn, targets)
-            self._maps.clear(tx, inode, first, first + PAGES_PER_EXTENT)
-            for run in targets:
-                self._maps.assign(tx, inode, run)
-            self._files.free_runs(tx, [(first, PAGES_PER_EXTENT, pfn, True)])
-            inode.pages -= PAGES_PER_EXTENT - count
-            self._inodes.put(tx, inode)
-            tx.after.append(lambda: self._count(count))
-        return self._moved()
+        return self._attempt(partial(self._demote, self._inodes.get(ino), *tail))
+
+    def _demote(self, inode: Inode, extent: int, count: int, tx: Transaction) -> int:
+        self._inodes.guard(tx, inode)
+        first, pfn = pages_of(inode.size) - count, extent_to_pfn(extent)
+        arena = self._arenas.of(inode, count)
+        found = arena.allocate(tx, count, owner_word(inode.ino, first), OWNER_STEP)
+        targets = _as_runs(first, found)
+        self._copy(pfn, targets)
+        self._maps.clear(tx, inode, first, first + PAGES_PER_EXTENT)
+        for run in targets:
+            self._maps.assign(tx, inode, run)
+        self._files.free_runs(tx, [(first, PAGES_PER_EXTENT, pfn, True)])
+        inode.pages -= PAGES_PER_EXTENT - count
+        self._inodes.put(tx, inode)
+        return count
 
     def promote(self, ino: int, piece: int) -> int:
         """Move a piece that is populated to the threshold to a whole extent; return its pages.
@@ -227,19 +232,21 @@ class Moves:
         count = sum(run[1] for run in old)
         if count < self._threshold_pages or old[0][3]:
             return 0
-        with _unless_full(), self._journal.transaction() as tx:
-            self._inodes.guard(tx, inode)
-            extent = self._pool.take(tx, Kind.WHOLE, inode.ino, piece)
-            lines = self._files.copy_into(inode, extent_to_offset(extent), first, old)
-            for index, pages, _, _ in old:
-                self._maps.clear(tx, inode, index, index + pages)
-            self._maps.assign(tx, inode, (first, PAGES_PER_EXTENT, extent_to_pfn(extent), True))
-            self._files.free_runs(tx, old)
-            inode.pages += PAGES_PER_EXTENT - count
-            self._inodes.put(tx, inode)
-            tx.after.append(lambda: self._tables.note_copy(extent, lines))
-            tx.after.append(lambda: self._count(count))
-        return self._moved()
+        return self._attempt(partial(self._promote, inode, piece, old))
+
+    def _promote(self, inode: Inode, piece: int, old: list[Run], tx: Transaction) -> int:
+        self._inodes.guard(tx, inode)
+        first, count = piece << EXTENT_PAGE_SHIFT, sum(run[1] for run in old)
+        extent = self._pool.take(tx, Kind.WHOLE, inode.ino, piece)
+        lines = self._files.copy_into(inode, extent_to_offset(extent), first, old)
+        for index, pages, _, _ in old:
+            self._maps.clear(tx, inode, index, index + pages)
+        self._maps.assign(tx, inode, (first, PAGES_PER_EXTENT, extent_to_pfn(extent), True))
+        self._files.free_runs(tx, old)
+        inode.pages += PAGES_PER_EXTENT - count
+        self._inodes.put(tx, inode)
+        tx.after.append(lambda: self._tables.note_copy(extent, lines))
+        return count
 
     def _find(self, ino: int) -> Inode | None:
         """Return a regular file, or None if it is gone."""
@@ -270,16 +277,6 @@ class Moves:
 
     def _owner_of(self, extent: int) -> int:
         return self._device.words[self._pool.geometry.head_offset(extent) >> 3] >> 32
-
-
-@contextmanager
-def _unless_full() -> Iterator[None]:
-    """Leave a move undone when the device, or its host, has no room for it."""
-    try:
-        yield
-    except PmemfsError as error:
-        if error.errno != errno.ENOSPC:
-            raise
 
 
 def _as_runs(index: int, found: list[tuple[int, int]]) -> list[Run]:

@@ -202,8 +202,15 @@ def test_wrong_options(option: str, part: str, image: Path) -> None:
 
 
 def test_all_options_together(image: Path) -> None:
-    options = "rw,idle=2.5,relatime,promote=25,descriptors=1024,cache=none,noxattr,attr_timeout=0,allow_other"
-    mount(image, "-o", options, "-o", "default_permissions,noatime,nosuid,nodev,noexec", check=True)
+    options = "rw,idle=2.5,relatime,promote=25,cache=none,noxattr,attr_timeout=0,allow_other"
+    mount(
+        image,
+        "-o",
+        f"{options},descriptors=1024",
+        "-o",
+        "default_permissions,noatime,nosuid,nodev,noexec",
+        check=True,
+    )
     try:
         (line,) = [x for x in Path("/proc/mounts").read_text().splitlines() if str(image) in x]
         for flag in (
