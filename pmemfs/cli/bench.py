@@ -18,14 +18,15 @@ from pmemfs.bench.descriptors.plots import write_plots
 from pmemfs.bench.descriptors.report import notes, sections
 from pmemfs.bench.process import interruptible
 from pmemfs.cli import table
+from pmemfs.cli.bench_ageing import ageing_command
 from pmemfs.cli.mkfs import SizeType
 from pmemfs.errors import PmemfsError
 from pmemfs.units import GIB, MIB, TIB
 
 
-@click.group("bench", short_help="Measure a mounted directory, or the descriptor schemes.")
+@click.group("bench", short_help="Measure mounts, descriptor schemes, ageing.")
 def bench_command() -> None:
-    """Measure a mounted directory, or what descriptor schemes cost.
+    """Measure a mounted directory, what descriptor schemes cost, or how a volume ages.
 
     How pmemfs compares with other file systems is measured by scripts/bench_peers.py of its
     source tree (make bench).
@@ -34,7 +35,11 @@ def bench_command() -> None:
     Examples:
       pmemfs bench io /mnt
       pmemfs bench descriptors
+      pmemfs bench ageing
     """
+
+
+bench_command.add_command(ageing_command)
 
 
 @bench_command.command("io", short_help="Run fio on a mounted directory.")

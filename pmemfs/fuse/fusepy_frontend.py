@@ -34,7 +34,7 @@ from pmemfs.errors import PmemfsError
 from pmemfs.fs import Inode, Volume
 from pmemfs.fs.inodes import blocks_512
 from pmemfs.fuse.activity import OF_CALLBACK, Activity
-from pmemfs.fuse.tracing import TraceControl
+from pmemfs.fuse.attributes import Attributes
 from pmemfs.layout.geometry import NAME_MAX, PAGE_BYTES, ROOT_INO
 from pmemfs.reclaim import Reclaimer
 
@@ -80,14 +80,14 @@ class FusepyFrontend(fuse.FUSE):
         volume: Volume,
         directory: str,
         *,
-        idle_s: float,
+        reclaimer: Reclaimer | None,
         options: dict[str, Any],
         xattrs: bool = True,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._volume = volume
-        self._xattrs = TraceControl(volume)
-        self._idle_s = idle_s
+        self._reclaimer = reclaimer
+        self._xattrs = Attributes(volume, reclaimer)
         self._on_ready = on_ready
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -131,13 +131,13 @@ class FusepyFrontend(fuse.FUSE):
             return -errno.EIO
 
     def _run_idle_work(self) -> None:
-        reclaimer = Reclaimer(self._volume, self._idle_s)
+        assert self._reclaimer is not None
         activity = Activity(self._volume)
         delay = 0.0
         while not self._stop.wait(delay):
             try:
                 with self._lock:
-                    delay = min(reclaimer.step(), 1.0)
+                    delay = min(self._reclaimer.step(), 1.0)
                     activity.store_if_due(
                         (OF_CALLBACK.get(name), n) for name, n in self._served.items()
                     )
@@ -166,7 +166,7 @@ class FusepyFrontend(fuse.FUSE):
 
     def init(self, connection: Any) -> None:
         """The kernel is there: start the idle work, tell who waits."""
-        if not self._volume.options.read_only:
+        if self._reclaimer is not None:
             self._timer.start()
         self._on_ready()
 
@@ -397,25 +397,24 @@ class FusepyFrontend(fuse.FUSE):
     def getxattr(self, path: bytes, name: bytes, buffer: Any, size: int) -> int:
         """getxattr(2)."""
         uid, _ = self._caller()
-        data = self._xattrs.getxattr(uid, self._inode(path).ino, name)
-        return _reply(data, buffer, size)
+        return _reply(self._xattrs.get(uid, self._inode(path).ino, name), buffer, size)
 
     def listxattr(self, path: bytes, buffer: Any, size: int) -> int:
         """listxattr(2)."""
-        uid, _ = self._caller()  # the kernel guards each trusted.* attribute, but not the list
-        names = self._volume.listxattr(self._inode(path).ino, trusted=uid == 0)
+        uid, _ = self._caller()
+        names = self._xattrs.list(uid, self._inode(path).ino)
         return _reply(b"".join(name + b"\0" for name in names), buffer, size)
 
     def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int) -> None:
         """setxattr(2)."""
         data = ctypes.string_at(value, size)
         uid, _ = self._caller()
-        self._xattrs.setxattr(uid, self._inode(path).ino, name, data, flags)
+        self._xattrs.set(uid, self._inode(path).ino, name, data, flags)
 
     def removexattr(self, path: bytes, name: bytes) -> None:
         """removexattr(2)."""
         uid, _ = self._caller()
-        self._xattrs.removexattr(uid, self._inode(path).ino, name)
+        self._xattrs.remove(uid, self._inode(path).ino, name)
 
 
 def _reply(data: bytes, buffer: Any, size: int) -> int:

@@ -47,9 +47,9 @@ from pmemfs.errors import PmemfsError
 from pmemfs.fs import Inode, Volume, acl
 from pmemfs.fuse import protocol as p
 from pmemfs.fuse.activity import OF_OPCODE, Activity
+from pmemfs.fuse.attributes import Attributes
 from pmemfs.fuse.native_mount import max_request_bytes
 from pmemfs.fuse.protocol import InitFlag, Opcode, OpenFlag, SetattrFlag
-from pmemfs.fuse.tracing import TraceControl
 from pmemfs.layout.geometry import MAX_FILE_BYTES, NAME_MAX, PAGE_BYTES
 from pmemfs.reclaim import Reclaimer
 
@@ -118,7 +118,7 @@ class NativeFrontend:
         volume: Volume,
         fd: int,
         *,
-        idle_s: float,
+        reclaimer: Reclaimer | None,
         cache: str = "writeback",
         checked: bool = True,
         xattrs: bool = True,
@@ -127,7 +127,6 @@ class NativeFrontend:
         unmount: Callable[[], bool] = lambda: False,
     ) -> None:
         self._volume = volume
-        self._xattrs = TraceControl(volume)
         self._fd = fd
         self._cache = cache
         self._checked = checked
@@ -138,7 +137,8 @@ class NativeFrontend:
         self._max_bytes = max_request_bytes()
         self._buffer = bytearray(self._max_bytes + PAGE_BYTES)
         self._view = memoryview(self._buffer)
-        self._reclaimer = None if volume.options.read_only else Reclaimer(volume, idle_s)
+        self._reclaimer = reclaimer
+        self._xattrs = Attributes(volume, reclaimer)
         self._next_step = 0.0
         self._done = False
         self._refused: dict[int, int] = {}  # inode: errno of a cached write, to be told the writer
@@ -744,12 +744,11 @@ class NativeFrontend:
     def _getxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         (size, _) = p.GETXATTR_IN.struct.unpack_from(body)
         name = bytes(body[p.GETXATTR_IN.size_bytes : -1])
-        return _sized(self._xattrs.getxattr(uid, nodeid, name), size)
+        return _sized(self._xattrs.get(uid, nodeid, name), size)
 
     def _listxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         (size, _) = p.GETXATTR_IN.struct.unpack_from(body)
-        # the kernel guards each trusted.* attribute, but not the list
-        names = self._volume.listxattr(nodeid, trusted=uid == 0)
+        names = self._xattrs.list(uid, nodeid)
         return _sized(b"".join(name + b"\0" for name in names), size)
 
     def _setxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
@@ -757,13 +756,13 @@ class NativeFrontend:
         rest = bytes(body[p.SETXATTR_IN.size_bytes :])
         name, _, value = rest.partition(b"\0")
         drop = bool(more & p.SETXATTR_ACL_KILL_SGID)
-        self._xattrs.setxattr(uid, nodeid, name, value[:size], flags, drop_set_gid=drop)
+        self._xattrs.set(uid, nodeid, name, value[:size], flags, drop_set_gid=drop)
         if name in acl.NAMES and not self._checked:  # it may have changed the mode
             self._stale.add(nodeid)
         return b""
 
     def _removexattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        self._xattrs.removexattr(uid, nodeid, bytes(body[:-1]))
+        self._xattrs.remove(uid, nodeid, bytes(body[:-1]))
         return b""
 
 

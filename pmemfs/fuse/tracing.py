@@ -6,9 +6,9 @@ Volume; it is never stored and never listed:
 * setting it begins to record, EBUSY if somebody records already;
 * getting ``user.pmemfs.trace.N`` returns the records from number N on, and lets the daemon
   forget those before: so an answer that got lost is asked for again;
-* removing it ends. So does not asking for `LEASE_S`, if the recorder has died.
+* removing it ends. So does not asking for `pmemfs.pages.trace.LEASE_S`, if the recorder has died.
 
-Only whoever runs the daemon may do that. The daemon opens no file; who records writes his own.
+The daemon opens no file; who records writes his own.
 The client's side is `Recording`. An answer: `TRACE_ANSWER`, then `TRACE_RECORD`s.
 """
 
@@ -21,14 +21,12 @@ from collections.abc import Iterator
 
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Volume
-from pmemfs.layout.geometry import ROOT_INO
 from pmemfs.layout.record import Field, Record
-from pmemfs.pages.trace import LEASE_S, TRACE_RECORD
+from pmemfs.pages import SplitTables
+from pmemfs.pages.trace import TRACE_RECORD
 
-__all__ = ["LEASE_S", "Recording", "TraceControl"]
-
-_NAME = b"user.pmemfs.trace"
-_AT = _NAME + b"."
+TRACE = b"user.pmemfs.trace"
+_AT = TRACE + b"."
 _XATTR_BYTES = 1 << 16
 
 TRACE_ANSWER = Record(
@@ -44,57 +42,35 @@ _MOST = (_XATTR_BYTES - TRACE_ANSWER.size_bytes) // TRACE_RECORD.size_bytes
 
 
 class TraceControl:
-    """Extended attributes of a volume, with the one of recording before them."""
+    """Answers for the attribute; `pmemfs.fuse.attributes` lets only whoever runs the daemon ask."""
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
 
-    def getxattr(self, uid: int, ino: int, name: bytes) -> bytes:
-        """Return an attribute; see `Volume.getxattr`."""
-        if ino != ROOT_INO or not name.startswith(_AT):
-            return self._volume.getxattr(ino, name)
-        tables = self._volume.tables
-        number = name[len(_AT) :]
-        if tables is None or tables.trace is None or not number.isdigit():
-            raise PmemfsError(errno.ENODATA, "nobody records the accesses")
-        self._require_owner(uid)
-        now_s = self._volume.options.clock.now_s()
-        first, records = tables.trace.fetch(int(number), _MOST, now_s)
-        return TRACE_ANSWER.pack(first=first, dropped=tables.trace.dropped) + records
-
-    def setxattr(
-        self,
-        uid: int,
-        ino: int,
-        name: bytes,
-        value: bytes,
-        flags: int,
-        *,
-        drop_set_gid: bool = False,
-    ) -> None:
-        """Set an attribute; see `Volume.setxattr`."""
-        if ino != ROOT_INO or name != _NAME:
-            self._volume.setxattr(ino, name, value, flags, drop_set_gid=drop_set_gid)
-            return
-        self._require_owner(uid)
+    def _tables(self) -> SplitTables:
         if self._volume.tables is None:
             raise PmemfsError(errno.EROFS, "mounted read-only: nothing is kept of accesses")
-        self._volume.tables.start_trace()
+        return self._volume.tables
 
-    def removexattr(self, uid: int, ino: int, name: bytes) -> None:
-        """Remove an attribute; see `Volume.removexattr`."""
-        if ino != ROOT_INO or name != _NAME:
-            self._volume.removexattr(ino, name)
-            return
-        self._require_owner(uid)
-        if self._volume.tables is None or self._volume.tables.trace is None:
+    def get(self, argument: bytes) -> bytes:
+        """Return the records from the number ``argument`` on; ENODATA if nobody records."""
+        trace = self._tables().trace
+        if trace is None or not argument.isdigit():
             raise PmemfsError(errno.ENODATA, "nobody records the accesses")
-        self._volume.tables.stop_trace()
+        now_s = self._volume.options.clock.now_s()
+        first, records = trace.fetch(int(argument), _MOST, now_s)
+        return TRACE_ANSWER.pack(first=first, dropped=trace.dropped) + records
 
-    @staticmethod
-    def _require_owner(uid: int) -> None:
-        if uid != os.geteuid():
-            raise PmemfsError(errno.EPERM, "only who runs the daemon may record its accesses")
+    def set(self) -> None:
+        """Begin to record; EBUSY if somebody does."""
+        self._tables().start_trace()
+
+    def remove(self) -> None:
+        """Record no more; ENODATA if nobody did."""
+        tables = self._tables()
+        if tables.trace is None:
+            raise PmemfsError(errno.ENODATA, "nobody records the accesses")
+        tables.stop_trace()
 
 
 _REASONS = {
@@ -119,12 +95,12 @@ class Recording:
     def started(self) -> Iterator[Recording]:
         """Begin, and end whatever happens; raises `PmemfsError` with what is in the way."""
         with self._explained():
-            os.setxattr(self._directory, _NAME, b"on")
+            os.setxattr(self._directory, TRACE, b"on")
         try:
             yield self
         finally:
             with contextlib.suppress(OSError):  # the daemon has gone, or ended it itself
-                os.removexattr(self._directory, _NAME)
+                os.removexattr(self._directory, TRACE)
 
     def fetch(self) -> Iterator[bytes]:
         """Iterate the records made since the last call, in pieces of many."""

@@ -14,6 +14,14 @@ is warned by the sequence word around split and unsplit.
 * A split never fails: when no slot and no extent is left, the coldest table of another extent is
   taken. One that was used again after its first second gets a second chance.
 
+``flag_column`` and ``access_column`` say for each extent what the transient half of its head does:
+``(n_extents,)`` arrays that the idle policy plans over. The operating system allocates of them
+only what is used.
+
+Coming back is counted: a split of an extent that this mount has split before is a re-split, and
+``resplit_stores`` are the stores that such splits made (5 each: the sequence word twice, the
+table, the head, and one more for a table in an extent just taken).
+
 Invariant 2: the flag with the current generation is set in a head exactly while ``_tables`` has
 the extent. Heads of whole extents carry access and wear only.
 """
@@ -56,6 +64,8 @@ _SPLIT = int(PageFlag.SPLIT)
 _REFERENCED = int(PageFlag.REFERENCED)
 _DIRTY = int(PageFlag.DIRTY)
 
+_CAME_BACK = 0x80  # in the column only: was split in this mount and is not now
+
 _TRANSIENT = struct.Struct("<QQQQ")
 _THREE_WORDS = struct.Struct("<QQQ")
 _EMPTY_TABLE = bytes(SPLIT_TABLE_BYTES)
@@ -93,7 +103,14 @@ class SplitTables:
         self._tables: OrderedDict[int, SplitTable] = OrderedDict()
         self._whole: OrderedDict[int, list[int]] = OrderedDict()  # extent: [access_s, lines]
         self.trace: AccessLog | None = None
+        n = pool.geometry.n_extents
+        self.flag_column = np.zeros(n, np.uint8)
+        self.access_column = np.zeros(n, np.uint64)
+        self._flags = self.flag_column.data
+        self._access_s = self.access_column.data
         self.splits = 0
+        self.resplits = 0
+        self.resplit_stores = 0
         self.unsplits = 0
         self.stolen = 0
 
@@ -239,10 +256,20 @@ class SplitTables:
         entry = self._whole.pop(extent, None)
         if entry is not None and entry[1]:
             self._store_transient(extent, 0, entry[0], entry[1])
+        self._flags[extent] = 0
 
     # -- split and unsplit -------------------------------------------------------------------
 
     def _split(self, extent: int, now: int) -> SplitTable:
+        came_back = self._flags[extent] & _CAME_BACK
+        stores = self._device.counters.stores
+        table = self._make_table(extent, now)
+        if came_back:
+            self.resplits += 1
+            self.resplit_stores += self._device.counters.stores - stores
+        return table
+
+    def _make_table(self, extent: int, now: int) -> SplitTable:
         offset = self._slots.allocate()
         if offset is None:
             self._steal(extent)
@@ -262,18 +289,22 @@ class SplitTables:
     def _steal(self, but_not: int) -> None:
         """Unsplit the coldest extent; those used again get one second chance each."""
         for extent in list(self._tables):
-            table = self._tables[extent]
             if extent == but_not:
                 continue
-            if table.referenced:
-                table.referenced = False
-                self._tables.move_to_end(extent)
-                continue
-            break
+            if not self._tables[extent].referenced:
+                break
+            self.spare(extent)
         else:
             extent = next(e for e in self._tables if e != but_not)
         self.stolen += 1
         self.unsplit(extent)
+
+    def spare(self, extent: int) -> None:
+        """Give a split extent its second chance: clear REFERENCED, and let all others go first."""
+        table = self._tables[extent]
+        table.referenced = False
+        self._tables.move_to_end(extent)
+        self._store_head(extent, table)
 
     def unsplit(self, extent: int) -> None:
         """Flush and fence dirty pages, fold wear into the head, give the table back."""
@@ -312,6 +343,12 @@ class SplitTables:
         for extent in self._tables:
             self.flush_dirty(extent)
 
+    def note_copy(self, extent: int, lines: int) -> None:
+        """Add lines flushed by a move to the wear of an extent: no access, so nothing splits."""
+        start = self._geometry.head_offset(extent) + HEAD_DURABLE_BYTES + 24
+        wear = self._device.words[start >> 3] + lines
+        self._device.store(start, wear.to_bytes(8, "little"))
+
     def is_dirty(self, extent: int) -> bool:
         """Whether a split extent has pages stored since they were last flushed."""
         table = self._tables.get(extent)
@@ -323,6 +360,10 @@ class SplitTables:
     def split_extents(self) -> int:
         """How many extents are split now."""
         return len(self._tables)
+
+    def is_split(self, extent: int) -> bool:
+        """Whether an extent is split now."""
+        return extent in self._tables
 
     def coldest(self) -> tuple[int, int] | None:
         """Return ``(extent, last access in s)`` of the least recently used split extent."""
@@ -355,4 +396,7 @@ class SplitTables:
     def _store_transient(self, extent: int, table: int, access_s: int, more_wear: int) -> None:
         start = self._geometry.head_offset(extent) + HEAD_DURABLE_BYTES
         wear = self._device.words[(start >> 3) + 3] + more_wear
+        self._access_s[extent] = access_s
+        was_split = self._flags[extent] & (_SPLIT | _CAME_BACK)
+        self._flags[extent] = table & 0xFF or (_CAME_BACK if was_split else 0)
         self._device.store(start, _TRANSIENT.pack(self._generation, table, access_s, wear))

@@ -82,8 +82,17 @@ def count_allocations(volume: Volume) -> Allocations:
 
     pool: Any = volume.pool
     pool.take = asking("extent", pool.take)
-    for name in ("data_arena", "metadata_arena"):
-        arena: Any = getattr(volume, name)
-        arena.allocate = asking("pages", arena.allocate)
-        arena._refill = asking("extent of an arena", arena._refill)
+    watched = []
+
+    def watch(arena: Any) -> Any:
+        if arena not in watched:
+            watched.append(arena)
+            arena.allocate = asking("pages", arena.allocate)
+            arena._refill = asking("extent of an arena", arena._refill)
+        return arena
+
+    watch(volume.metadata_arena)
+    arenas: Any = volume.data_arenas
+    choose = arenas.of
+    arenas.of = lambda inode, pages: watch(choose(inode, pages))
     return allocations

@@ -39,7 +39,7 @@ from pmemfs.layout.geometry import (
 from pmemfs.layout.records import HEAD, Kind, PageFlag
 from pmemfs.layout.words import owner_word
 from pmemfs.pages import Arena
-from pmemfs.reclaim import Reclaimer
+from pmemfs.reclaim import Policy, Reclaimer
 
 IDLE_S = 30.0
 _INO = 2
@@ -98,7 +98,7 @@ class Inverted(Scheme):
         self._generation = self.volume.image.control()["generation"]
         self._heads = HEAD_TABLE_OFFSET >> 3
         self._arena = Arena(self.volume.pool, Kind.SMALL)
-        self._reclaimer = Reclaimer(self.volume, IDLE_S, lambda: float(self._clock.second))
+        self._reclaimer = Reclaimer(self.volume, Policy(IDLE_S), lambda: float(self._clock.second))
         self._place: dict[int, int] = {}
         self._kinds: dict[int, Kind] = {}
 
