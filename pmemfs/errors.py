@@ -37,6 +37,13 @@ class ImageBusyError(PmemfsError):
         super().__init__(errno.EBUSY, message)
 
 
+class HostError(PmemfsError):
+    """The host cannot make the image durable; ``errno`` is EIO."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.EIO, message)
+
+
 class InvariantError(RuntimeError):
     """A broken invariant of the program, never of its input."""
 

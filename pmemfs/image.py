@@ -70,6 +70,11 @@ def lock_image(fd: int, lock: Lock, name: str) -> None:
         ) from None
 
 
+def unlock_image(fd: int) -> None:
+    """Give the image lock back, for all that share it: mappings keep a descriptor of their own."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
 def open_file(path: str | os.PathLike[str], *, writable: bool) -> int:
     """Open an image file; raises `PmemfsError` with a sentence for people."""
     name = os.fspath(path)
@@ -102,7 +107,8 @@ def host_boot_id() -> bytes:
 class Image:
     """An open image: ``device``, ``geometry``, ``superblock`` and read-only tables.
 
-    ``superblock_problems`` lists damage of one copy that the other made good.
+    ``superblock_problems`` lists damage of one copy that the other made good; ``passed_over``
+    what a read-only mount goes on without.
     """
 
     def __init__(
@@ -117,6 +123,7 @@ class Image:
         self.fd = fd
         self.name = name
         self.superblock_problems: list[str] = []
+        self.passed_over: list[str] = []
         self.superblock = self._read_superblock()
         self.geometry = Geometry.of_size(self.superblock["device_bytes"])
         if private:
@@ -149,15 +156,25 @@ class Image:
             os.close(fd)
             raise
 
-    def close(self) -> None:
-        """Unmap, unlock and close."""
+    def close(self, *, unlock: bool = True) -> None:
+        """Unmap, unlock and close; without ``unlock`` whoever shares the lock keeps it."""
         if self.fd < 0:
             return
         self.heads = np.empty(0, HEAD.dtype)
         self.device.close()
-        fcntl.flock(self.fd, fcntl.LOCK_UN)  # the mapping's own descriptor shares the lock
+        if unlock:
+            unlock_image(self.fd)
         os.close(self.fd)
         self.fd = -1
+
+    def refuse(self, error: DamagedImageError) -> None:
+        """Raise the error; but note it in ``passed_over`` if the image can only be read.
+
+        So nothing damaged is ever written to, and what can be read of it still can.
+        """
+        if not self.device.private:
+            raise error
+        self.passed_over.append(str(error))
 
     # -- superblock --------------------------------------------------------------------------
 
@@ -243,5 +260,5 @@ class Image:
         for first, stop in self.iter_head_ranges():
             heads = self.heads[first:stop]
             for place in np.flatnonzero(heads["kind"] == Kind.INODES).tolist():
-                chunks[int(heads["index"][place])] = first + place
+                chunks.setdefault(int(heads["index"][place]), first + place)
         return chunks

@@ -70,7 +70,7 @@ run pmemfs inspect file "$image" /large.0.0
 
 step "Unmount: returns when the image is closed. Check it."
 run pmemfs umount "$dir"
-run pmemfs fsck "$image"
+run pmemfs fsck -n "$image"
 
 step "Mount again and compare again."
 run pmemfs mount "$image" "$dir" -o idle=5 --log "$log"
@@ -87,6 +87,6 @@ run pmemfs umount "$dir"
 run pmemfs mount "$image" "$dir" -o idle=5 --log "$log"
 run diff -r --no-dereference "$tree" "$dir/tree"
 run pmemfs umount "$dir"
-run pmemfs fsck "$image"
+run pmemfs fsck -n "$image"
 
 step "Done. README.md goes on from here."

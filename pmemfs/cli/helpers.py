@@ -78,20 +78,22 @@ def mkfs_helper(
 
 @click.command("fsck.pmemfs", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("image", type=_PASSED_BY_MOUNT)
-@click.option("-a", "-p", "preen", is_flag=True, help="Check; this version repairs nothing.")
-@click.option("-y", "yes", is_flag=True, help="Check; this version repairs nothing.")
+@click.option("-a", "-p", "preen", is_flag=True, help="Mend what can be mended without any loss.")
+@click.option("-y", "yes", is_flag=True, help="Mend all, say yes to all questions.")
 @click.option("-n", "no", is_flag=True, help="Check only.")
 @click.option("-f", "force", is_flag=True, help="Ignored: every image is checked whole.")
 @click.option("-C", "progress_fd", type=int, help="Ignored.")
 @click.option("-T", "-V", "-r", "-M", "quiet", is_flag=True, help="Ignored.")
-def fsck_helper(image: str, **_: object) -> None:
+def fsck_helper(image: str, preen: bool, yes: bool, no: bool, **_: object) -> None:
     """What fsck(8) calls for the type pmemfs; exit status as fsck(8).
 
     \b
     Examples:
       fsck -t pmemfs disk.img
+      fsck -t pmemfs disk.img -- -p
     """
-    main(["fsck", image], prog_name="pmemfs")
+    flags = {"-p": preen, "-y": yes, "-n": no}
+    main(["fsck", image, *(flag for flag, given in flags.items() if given)], prog_name="pmemfs")
 
 
 def run_mount() -> None:

@@ -9,6 +9,7 @@ import click
 
 from pmemfs.fs import Volume
 from pmemfs.image import Image
+from pmemfs.inspect.text import printable
 from pmemfs.units import format_size, parse_size
 
 
@@ -38,7 +39,7 @@ def mkfs_command(image: str, size_bytes: int, label: str, force: bool) -> None:
     """Make an image: a sparse file that grows as it is used, mode 0600.
 
     The size is rounded down to 2 MiB. A size that the host file system refuses is answered with
-    the largest that it allows.
+    the largest that it allows. The root has a directory lost+found, which fsck uses.
 
     \b
     Examples:
@@ -46,13 +47,13 @@ def mkfs_command(image: str, size_bytes: int, label: str, force: bool) -> None:
       pmemfs mkfs disk.img --size 8T --label archive
       pmemfs mkfs disk.img --size 64M --force
     """
-    geometry = Volume.format(image, size_bytes, label=label, force=force)
+    geometry = Volume.format(image, size_bytes, label=label, force=force, lost_found=True)
     made = Image.open(image, lock="none")
     identity = uuid.UUID(bytes=made.superblock["uuid"])
     made.close()
     click.echo(
-        f"{image}: {format_size(geometry.device_bytes)} in {geometry.n_extents} extents of 2 MiB, "
-        f"{geometry.fixed_extents} of them fixed; UUID {identity}"
+        f"{printable(image)}: {format_size(geometry.device_bytes)} in {geometry.n_extents} extents "
+        f"of 2 MiB, {geometry.fixed_extents} of them fixed; UUID {identity}"
     )
     host = os.statvfs(os.path.dirname(os.path.abspath(image)))
     room = host.f_bavail * host.f_frsize

@@ -14,6 +14,8 @@ from pmemfs.fuse import daemon, mounts
 from pmemfs.fuse.mount import FRONTENDS, load_fusepy, serve, validate_fuse_device
 from pmemfs.fuse.options import HELP, MountOptions, parse
 from pmemfs.image import Image, host_boot_id
+from pmemfs.inspect.text import printable
+from pmemfs.layout.records import MountState, Persist
 
 CLOSE_TIMEOUT_S = 120.0
 _OPTION_LINES = "\n".join("      " + line for line in HELP.splitlines())
@@ -65,7 +67,8 @@ def mount_command(
     mounts.validate_mount_point(directory)
     mounts.wait_until_closed(image)
     if not options.read_only:
-        validate_after_reboot(image)
+        validate_unclean(image)
+    directory = os.path.realpath(directory)
     validate_fuse_device()
     if frontend == "fusepy":
         options.for_libfuse()
@@ -78,7 +81,7 @@ def mount_command(
     recovery = _start(image, directory, options, frontend, log_path)
     _tell(image, recovery)
     if not quiet:
-        click.echo(f"{image} is mounted on {directory}; log: {log_path}")
+        click.echo(printable(f"{image} is mounted on {directory}; log: {log_path}"))
 
 
 def _start(image: str, directory: str, options: MountOptions, frontend: str, log_path: Path) -> str:
@@ -91,28 +94,40 @@ def _start(image: str, directory: str, options: MountOptions, frontend: str, log
 
 def _tell(image: str, recovery: str) -> None:
     if recovery:
-        click.echo(f"{image}: {recovery}")
+        click.echo(printable(f"{image}: {recovery}"))
 
 
-def validate_after_reboot(image: str) -> None:
-    """Refuse an image that a host's restart cut off, if that has damaged it.
+def validate_unclean(image: str) -> None:
+    """Refuse an image that is damaged, if there is a reason to ask.
 
-    Without ``persist=disk`` the host may have written later changes and not their log, so such
-    an image is checked before it is trusted. Raises `DamagedImageError` with what to run.
+    One is that the last mount has found damage. The other is that a restart of the host cut it
+    off: without ``persist=disk`` the host may have written later changes and not their log; with
+    it, recovery is all that is needed. Raises `DamagedImageError` with what to run.
     """
     opened = Image.open(image, lock="shared")
     try:
-        if opened.is_clean or opened.control()["boot_id"] == host_boot_id():
+        reason = _reason_to_check(opened)
+        if reason is None:
             return
         report = fsck.check(opened)
     finally:
         opened.close()
     if not report.is_clean:
         raise DamagedImageError(
-            f"{image} was mounted when its host went down, and {len(report.findings)} things in "
-            f"it do not fit together: look with pmemfs fsck {image}; pmemfs mount -o ro reads "
-            "what can be read"
+            f"{image} {reason}, and {len(report.findings)} things in it do not fit together: look "
+            f"with pmemfs fsck {image} -n, mend it with -p; pmemfs mount -o ro reads what can be "
+            "read"
         )
+
+
+def _reason_to_check(image: Image) -> str | None:
+    control = image.control()
+    if control["state"] == MountState.DAMAGED:
+        return "was found damaged while it was mounted"
+    is_ordered = control["persist"] == Persist.DISK or control["boot_id"] == host_boot_id()
+    if image.is_clean or is_ordered:
+        return None
+    return "was mounted when its host went down"
 
 
 @click.command("umount", short_help="Unmount, and wait until the image is closed.")

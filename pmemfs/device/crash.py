@@ -13,94 +13,78 @@ none, all, each line alone, all but one, pairs, and seeded samples. Every state 
 ``EPOCH.STRATEGY.NUMBER`` that names it again in the same recording. Lines of ranges that are
 declared ``transient``, because nothing after a crash reads them, persist all together or not at
 all, so that they do not crowd out the others.
+
+A state is an overlay of pages over what was durable before it, so that making one costs no more
+than the lines that it persists, and its digest tells equal states apart from new ones.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from functools import cached_property
 
 from pmemfs.device.mapped import LINE_BYTES, WORD_BYTES
 from pmemfs.device.recording import Event
+from pmemfs.device.sparse import PAGE_BYTES, PAGE_SHIFT, SparseImage, digest_pages
 from pmemfs.errors import InvariantError
 
-_PAGE_BYTES = 4096
+_LINE_SHIFT = 6
+_LINES_PER_PAGE_SHIFT = PAGE_SHIFT - _LINE_SHIFT
+_WHOLE_LINE = 1 << 62
+
+Line = list[tuple[int, bytes]]
+"""What was stored to one line: ``(address, whole words)`` in program order."""
 
 
-class SparseImage:
-    """The content of a sparse file as a dict of pages; absent pages are holes."""
+class CrashState:
+    """One image that a crash could leave; ``after`` counts the recorded events before it.
 
-    def __init__(self, size_bytes: int, pages: dict[int, bytes] | None = None) -> None:
-        self.size_bytes = size_bytes
-        self.pages = {} if pages is None else dict(pages)
+    ``overlay`` has the pages in which it differs from the durable image before it; None where
+    a discard has landed.
+    """
 
-    @classmethod
-    def load(cls, fd: int, size_bytes: int) -> SparseImage:
-        """Read the data pages of a file, skipping its holes."""
-        image = cls(size_bytes)
-        position = 0
-        while position < size_bytes:
-            try:
-                low = os.lseek(fd, position, os.SEEK_DATA)
-            except OSError:  # ENXIO: no data behind this position
-                break
-            high = position = os.lseek(fd, low, os.SEEK_HOLE)
-            data = os.pread(fd, high - low, low)
-            for start in range(0, high - low, _PAGE_BYTES):
-                image.pages[(low + start) // _PAGE_BYTES] = data[start : start + _PAGE_BYTES]
+    __slots__ = ("__dict__", "_durable", "_durable_digest", "after", "id", "overlay")
+
+    def __init__(
+        self,
+        state_id: str,
+        after: int,
+        durable: SparseImage,
+        durable_digest: int,
+        overlay: dict[int, bytes | None],
+    ) -> None:
+        self.id = state_id
+        self.after = after
+        self.overlay = overlay
+        self._durable = durable
+        self._durable_digest = durable_digest
+
+    @cached_property
+    def image(self) -> SparseImage:
+        """The whole content."""
+        image = self._durable.copy()
+        for number, page in self.overlay.items():
+            if page is None:
+                image.pages.pop(number, None)
+            else:
+                image.pages[number] = page
         return image
 
-    def copy(self) -> SparseImage:
-        """Return a copy; pages are shared, they are replaced and never changed in place."""
-        return SparseImage(self.size_bytes, self.pages)
-
-    def word(self, address: int) -> bytes:
-        """Return the aligned 8-byte word at a byte address."""
-        page = self.pages.get(address // _PAGE_BYTES)
-        start = address % _PAGE_BYTES
-        return page[start : start + WORD_BYTES] if page else bytes(WORD_BYTES)
-
-    def store(self, offset: int, data: bytes) -> None:
-        """Replace bytes; the range may cross pages."""
-        position = 0
-        while position < len(data):
-            number, start = divmod(offset + position, _PAGE_BYTES)
-            chunk = data[position : position + _PAGE_BYTES - start]
-            page = self.pages.get(number, bytes(_PAGE_BYTES))
-            self.pages[number] = page[:start] + chunk + page[start + len(chunk) :]
-            position += len(chunk)
-
-    def punch(self, offset: int, length: int) -> None:
-        """Turn whole pages into holes."""
-        for number in range(offset // _PAGE_BYTES, (offset + length) // _PAGE_BYTES):
-            self.pages.pop(number, None)
-
-    def materialise(self) -> int:
-        """Return the descriptor of an anonymous file with this content; the caller closes it."""
-        fd = os.memfd_create("pmemfs-crash")
-        os.ftruncate(fd, self.size_bytes)
-        for number, page in self.pages.items():
-            os.pwrite(fd, page, number * _PAGE_BYTES)
-        return fd
-
-
-@dataclass(slots=True)
-class CrashState:
-    """One image that a crash could leave; ``after`` counts the recorded events before it."""
-
-    id: str
-    after: int
-    image: SparseImage
+    def digest(self) -> int:
+        """Return the 64-bit digest of the image."""
+        before, overlay = self._durable.pages, self.overlay
+        gone = digest_pages((n, before[n]) for n in overlay if n in before)
+        come = digest_pages((n, page) for n, page in overlay.items() if page is not None)
+        return (self._durable_digest - gone + come) & ((1 << 64) - 1)
 
 
 class _Pending:
     """Stores that a crash may or may not have kept, line by line, and unfenced discards."""
 
     def __init__(self) -> None:
-        self.lines: dict[int, list[tuple[int, bytes]]] = {}
+        self.lines: dict[int, Line] = {}
         self.flushed: dict[int, int] = {}
         self.discards: list[tuple[int, int]] = []
 
@@ -109,20 +93,25 @@ class _Pending:
             if offset < start + length and offset + len(data) > start:
                 raise InvariantError(f"a store at {offset:#x} between a discard and its fence")
         volatile.store(offset, data)
-        first = offset & ~(WORD_BYTES - 1)
-        for address in range(first, offset + len(data), WORD_BYTES):
-            line = self.lines.setdefault(address // LINE_BYTES, [])
-            line.append((address, volatile.word(address)))
+        low = offset & -WORD_BYTES
+        stop = (offset + len(data) + WORD_BYTES - 1) & -WORD_BYTES
+        while low < stop:
+            high = min(stop, (low | (LINE_BYTES - 1)) + 1)
+            page, start = volatile.pages[low >> PAGE_SHIFT], low & (PAGE_BYTES - 1)
+            line = self.lines.setdefault(low >> _LINE_SHIFT, [])
+            line.append((low, page[start : start + high - low]))
+            low = high
 
     def flush(self, offset: int, length: int) -> None:
-        for line in range(offset // LINE_BYTES, (offset + length - 1) // LINE_BYTES + 1):
+        for line in range(offset >> _LINE_SHIFT, ((offset + length - 1) >> _LINE_SHIFT) + 1):
             if line in self.lines:
-                self.flushed[line] = len(self.lines[line])
+                self.flushed[line] = _words_in(self.lines[line])
 
     def fence(self, durable: SparseImage) -> None:
-        for line, count in self.flushed.items():
-            _apply(durable, self.lines[line][:count])
-            rest = self.lines[line][count:]
+        chosen = [(line, self.lines[line], count) for line, count in self.flushed.items()]
+        durable.pages.update(_overlay(durable, chosen))
+        for line, _, count in chosen:
+            rest = _without(self.lines[line], count)
             if rest:
                 self.lines[line] = rest
             else:
@@ -136,17 +125,122 @@ class _Pending:
 
     def lines_within(self, start: int, stop: int) -> list[int]:
         """Return the pending lines of a range of bytes that is a multiple of lines."""
-        first, last = start // LINE_BYTES, stop // LINE_BYTES
+        first, last = start >> _LINE_SHIFT, stop >> _LINE_SHIFT
         if last - first < len(self.lines):
             return [line for line in range(first, last) if line in self.lines]
         return [line for line in self.lines if first <= line < last]
 
 
-def _apply(image: SparseImage, words: Iterable[tuple[int, bytes]]) -> None:
-    last = dict(words)  # a later word of the same address replaces the earlier one
-    for address, word in last.items():
-        if image.word(address) != word:
-            image.store(address, word)
+def _words_in(line: Line) -> int:
+    return sum(len(data) for _, data in line) // WORD_BYTES
+
+
+def _without(line: Line, count: int) -> Line:
+    """Return what is left of a line without its first ``count`` words."""
+    rest = []
+    for address, data in line:
+        skip = min(count * WORD_BYTES, len(data))
+        count -= skip // WORD_BYTES
+        if skip < len(data):
+            rest.append((address + skip, data[skip:]))
+    return rest
+
+
+def _overlay(durable: SparseImage, chosen: Iterable[tuple[int, Line, int]]) -> dict[int, bytes]:
+    """Return the pages that change when the first ``count`` words of each line persist."""
+    by_page: dict[int, list[tuple[Line, int]]] = {}
+    for line, fragments, count in chosen:
+        by_page.setdefault(line >> _LINES_PER_PAGE_SHIFT, []).append((fragments, count))
+    pages = {number: _page(durable.page(number), lines) for number, lines in by_page.items()}
+    return {number: page for number, page in pages.items() if page != durable.page(number)}
+
+
+def _page(before: bytes, chosen: Iterable[tuple[Line, int]]) -> bytes:
+    """Return a page with the first ``count`` words of some of its lines stored to it."""
+    page = bytearray(before)
+    for fragments, count in chosen:
+        left = count * WORD_BYTES
+        for address, data in fragments:
+            if left < len(data):
+                data = data[:left]
+            start = address & (PAGE_BYTES - 1)
+            page[start : start + len(data)] = data
+            left -= len(data)
+            if not left:
+                break
+    return bytes(page)
+
+
+class _Epoch:
+    """What may persist at the end of one epoch, as numbered *places*.
+
+    A place is a pending line, an unfenced discard, or all transient lines together; ``lengths``
+    says how much of each there is. A choice is none or all of everything, but for some places.
+    """
+
+    def __init__(self, durable: SparseImage, pending: _Pending, noise: set[int]) -> None:
+        self.durable = durable
+        self.digest = durable.digest()
+        self._discards = list(pending.discards)
+        lines = sorted(pending.lines.keys() - noise)
+        self._first_discard = len(lines)
+        self.lengths = [_words_in(pending.lines[line]) for line in lines]
+        self.lengths += [1] * (len(self._discards) + bool(noise))
+        self._pages_of: list[list[int]] = [[line >> _LINES_PER_PAGE_SHIFT] for line in lines]
+        self._pages_of += [[] for _ in self._discards]
+        # of each page its lines, each with its place
+        self._lines: dict[int, list[tuple[int, Line]]] = {}
+        for place, line in enumerate(lines):
+            self._add(place, line, pending.lines[line])
+        self._noise = len(self._pages_of)  # the place of all transient lines, the last if any
+        for line in sorted(noise):
+            self._add(self._noise, line, pending.lines[line])
+        if noise:
+            self._pages_of.append(sorted({line >> _LINES_PER_PAGE_SHIFT for line in noise}))
+        self._all: dict[int, bytes] | None = None
+
+    def _add(self, place: int, line: int, fragments: Line) -> None:
+        self._lines.setdefault(line >> _LINES_PER_PAGE_SHIFT, []).append((place, fragments))
+
+    def overlay(self, is_all: bool, exceptions: dict[int, int]) -> dict[int, bytes | None]:
+        """Return the pages that differ: all or none of every place, but for ``exceptions``."""
+        changed = {number for place in exceptions for number in self._pages_of[place]}
+        overlay: dict[int, bytes | None] = {}
+        if is_all:
+            overlay.update(self._all_pages())
+        for number in changed:
+            page = self._page_with(number, is_all, exceptions)
+            if page != self.durable.page(number):
+                overlay[number] = page
+            else:
+                overlay.pop(number, None)
+        for place, (offset, length) in enumerate(self._discards, self._first_discard):
+            if exceptions.get(place, is_all):
+                self._punch(overlay, offset, length)
+        return overlay
+
+    def _all_pages(self) -> dict[int, bytes]:
+        if self._all is None:
+            pages = {number: self._page_with(number, True, {}) for number in self._lines}
+            durable = self.durable
+            self._all = {n: page for n, page in pages.items() if page != durable.page(n)}
+        return self._all
+
+    def _page_with(self, number: int, is_all: bool, counts: dict[int, int]) -> bytes:
+        chosen = []
+        for place, fragments in self._lines[number]:
+            count = counts.get(place)
+            if count is None:
+                count = self.lengths[place] if is_all else 0
+            if count:
+                chosen.append((fragments, _WHOLE_LINE if place == self._noise else count))
+        return _page(self.durable.page(number), chosen)
+
+    def _punch(self, overlay: dict[int, bytes | None], offset: int, length: int) -> None:
+        pages = self.durable.pages
+        for number in range(offset >> PAGE_SHIFT, (offset + length) >> PAGE_SHIFT):
+            if number in pages or number in overlay:
+                overlay[number] = None
 
 
 class CrashStates:
@@ -155,7 +249,8 @@ class CrashStates:
     ``exhaustive_limit`` is how many combinations an epoch may have to be enumerated whole;
     beyond it ``samples`` seeded ones follow the systematic ones, and at most ``lines_limit``
     lines are taken alone, left out alone, and paired. ``transient`` are ``(start, stop)`` byte
-    ranges.
+    ranges. Epochs that end before event number ``since`` are passed over: they are those of a
+    shorter recording.
     """
 
     def __init__(
@@ -168,6 +263,7 @@ class CrashStates:
         lines_limit: int = 24,
         seed: int = 0,
         transient: Iterable[tuple[int, int]] = (),
+        since: int = 0,
     ) -> None:
         self.base = base
         self.events = events
@@ -176,6 +272,7 @@ class CrashStates:
         self.samples = samples
         self.lines_limit = lines_limit
         self.seed = seed
+        self.since = since
 
     def __iter__(self) -> Iterator[CrashState]:
         durable, volatile, pending = self.base.copy(), self.base.copy(), _Pending()
@@ -189,7 +286,8 @@ class CrashStates:
                 volatile.punch(event.offset, event.length)
                 pending.discards.append((event.offset, event.length))
             elif event.kind == "fence":
-                yield from self._states(epoch, number, durable, pending)
+                if number >= self.since:
+                    yield from self._states(epoch, number, durable.copy(), pending)
                 pending.fence(durable)
                 epoch += 1
         yield from self._states(epoch, len(self.events), durable, pending)
@@ -205,26 +303,15 @@ class CrashStates:
         self, epoch: int, after: int, durable: SparseImage, pending: _Pending
     ) -> Iterator[CrashState]:
         noise = {k for a, b in self.transient for k in pending.lines_within(a, b)}
-        lines = sorted(pending.lines.keys() - noise)
-        lengths = [len(pending.lines[line]) for line in lines]
-        lengths += [1] * (len(pending.discards) + bool(noise))
-        seen: set[tuple[int, ...]] = set()
-        for name, choice in self._choices(epoch, lengths):
-            if choice in seen:
-                continue
-            seen.add(choice)
-            image = durable.copy()
-            for line, count in zip(lines, choice):
-                _apply(image, pending.lines[line][:count])
-            if noise and choice[-1]:
-                for line in noise:
-                    _apply(image, pending.lines[line])
-            for (offset, length), landed in zip(pending.discards, choice[len(lines) :]):
-                if landed:
-                    image.punch(offset, length)
-            yield CrashState(f"{epoch}.{name}", after, image)
+        whole = _Epoch(durable, pending, noise)
+        for name, is_all, exceptions in self._choices(epoch, whole.lengths):
+            overlay = whole.overlay(is_all, exceptions)
+            yield CrashState(f"{epoch}.{name}", after, durable, whole.digest, overlay)
 
-    def _choices(self, epoch: int, lengths: list[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def _choices(
+        self, epoch: int, lengths: list[int]
+    ) -> Iterator[tuple[str, bool, dict[int, int]]]:
+        """Iterate ``(name, is_all, exceptions)``, as `_Epoch.overlay` takes them."""
         combinations = 1
         for length in lengths:
             combinations *= length + 1
@@ -232,23 +319,23 @@ class CrashStates:
                 break
         if combinations <= self.exhaustive_limit:
             every = itertools.product(*(range(length + 1) for length in lengths))
-            yield from ((f"each.{number}", choice) for number, choice in enumerate(every))
+            for number, counts in enumerate(every):
+                yield f"each.{number}", False, {i: n for i, n in enumerate(counts) if n}
             return
         rng = random.Random(f"{self.seed}.{epoch}")
-        none, full = (0,) * len(lengths), tuple(lengths)
-        yield "none.0", none
-        yield "all.0", full
+        yield "none.0", False, {}
+        yield "all.0", True, {}
         picked = list(range(len(lengths)))
         if len(picked) > self.lines_limit:
             picked = sorted(rng.sample(picked, self.lines_limit))
         for i in picked:
-            yield f"alone.{i}", (*none[:i], full[i], *none[i + 1 :])
-            yield f"without.{i}", (*full[:i], 0, *full[i + 1 :])
-            if full[i] > 1:
-                part = rng.randrange(1, full[i])
-                yield f"prefix.{i}", (*full[:i], part, *full[i + 1 :])
+            yield f"alone.{i}", False, {i: lengths[i]}
+            yield f"without.{i}", True, {i: 0}
+            if lengths[i] > 1:
+                yield f"prefix.{i}", True, {i: rng.randrange(1, lengths[i])}
         pairs = list(itertools.combinations(picked, 2))
         for number, (i, j) in enumerate(rng.sample(pairs, min(len(pairs), self.samples))):
-            yield f"pair.{number}", tuple(full[k] if k in (i, j) else 0 for k in range(len(full)))
+            yield f"pair.{number}", False, {i: lengths[i], j: lengths[j]}
         for number in range(self.samples):
-            yield f"sample.{number}", tuple(rng.randint(0, length) for length in lengths)
+            choice = {i: int(rng.random() * (length + 1)) for i, length in enumerate(lengths)}
+            yield f"sample.{number}", False, choice

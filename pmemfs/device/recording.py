@@ -26,6 +26,7 @@ class RecordingDevice(MappedDevice):
         super().__init__(fd, size_bytes)
         self.events: list[Event] = []
         self.recording = False
+        self.store_all = self._store_each  # type: ignore[method-assign]
 
     def start(self) -> None:
         """Forget what was recorded and record from here."""
@@ -42,6 +43,12 @@ class RecordingDevice(MappedDevice):
         if self.recording:
             self.events.append(Event("store", offset, len(data), bytes(data)))
         super().store(offset, data)
+
+    def store_fresh(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Store and record; see `MappedDevice.store_fresh`."""
+        if self.recording:
+            self.events.append(Event("store", offset, len(data), bytes(data)))
+        super().store_fresh(offset, data)
 
     def flush(self, offset: int, length: int) -> None:
         """Flush and record; see `MappedDevice.flush`."""
@@ -66,8 +73,7 @@ class RecordingDevice(MappedDevice):
             self.events.append(Event("discard", offset, length))
         super().discard(offset, length)
 
-    def sync(self) -> None:
-        """Sync and record; see `MappedDevice.sync`."""
+    def _sync_host(self) -> None:
         if self.recording:
             self.events.append(Event("sync"))
-        super().sync()
+        super()._sync_host()

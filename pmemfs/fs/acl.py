@@ -13,10 +13,9 @@ import struct
 from typing import NamedTuple
 
 from pmemfs.errors import PmemfsError
+from pmemfs.layout.records import XATTR_SYSTEM_NAMES
 
-ACCESS = b"system.posix_acl_access"
-DEFAULT = b"system.posix_acl_default"
-NAMES = (ACCESS, DEFAULT)
+NAMES = ACCESS, DEFAULT = XATTR_SYSTEM_NAMES
 
 _VERSION = 2
 _HEADER = struct.Struct("<I")

@@ -4,6 +4,11 @@ Two forms, both in `pmemfs.layout.words`: a list of runs in the inode while it f
 tree of node pages. A list becomes a tree when it overflows, and an empty tree a list again. To
 callers there is one map of runs ``(index, pages, pfn, whole)``.
 
+Nothing of a map is believed before the place it names says the same: a page by its owner word, a
+whole extent by its head, a node by its owner word. That costs one or two loads for each run. What
+disagrees is a `DamagedImageError`, so a damaged map reaches neither another file nor metadata, and
+no loop here is longer than what really exists.
+
 A map refers; it does not own. Allocating and freeing the pages it names is the caller's part; node
 pages are allocated and freed here. Changing or removing what is mapped allocates nothing, except
 that cutting a hole into a full list of runs makes a tree (see `FileMaps.can_clear`).
@@ -28,14 +33,18 @@ from pmemfs.layout.geometry import (
     PAGES_PER_EXTENT,
     WORDS_PER_PAGE,
 )
-from pmemfs.layout.records import MAP_WORDS, MapKind, Role
+from pmemfs.layout.records import MAP_WORDS, Kind, MapKind, Role
 from pmemfs.layout.words import PFN_MASK, WHOLE, owner_word
 from pmemfs.pages import Arena, ExtentPool
-from pmemfs.pages.arenas import free_pages
+from pmemfs.pages.arenas import free_metadata
 
 _LEVEL_SHIFT = 9
 _LEVEL_MASK = WORDS_PER_PAGE - 1
 _ANY_PFN = 1 << 62
+_MAP = int(Role.MAP)
+# plain integers: the members of enumerations are slow, and every lookup needs these
+_SMALL = int(Kind.SMALL)
+_METADATA = int(Kind.METADATA)
 
 
 def piece_of(index: int) -> int:
@@ -76,7 +85,8 @@ class FileMaps:
             first, count, pfn, whole = runs[place]
             skip = index - first
             if skip < count:
-                return self._checked(inode, pfn + skip), min(count - skip, want), whole
+                self._validate(inode, index, pfn + skip, whole)
+                return pfn + skip, min(count - skip, want), whole
         if place + 1 < len(runs):
             return 0, min(runs[place + 1][0] - index, want), False
         return 0, want, False
@@ -89,10 +99,12 @@ class FileMaps:
             return 0, want, False
         word = inode.words[slot]
         words = self._device.words
+        node = -1
         while word and height:
             if word & WHOLE:
-                skip = index & (PAGES_PER_EXTENT - 1)
-                pfn = self._checked(inode, (word & PFN_MASK) + skip)
+                skip = index & _LEVEL_MASK
+                pfn = (word & PFN_MASK) + skip
+                self._validate(inode, index, pfn, True)
                 return pfn, min(PAGES_PER_EXTENT - skip, want), True
             height -= 1
             shift -= _LEVEL_SHIFT
@@ -100,9 +112,11 @@ class FileMaps:
             slot = (index >> shift) & _LEVEL_MASK
             word = words[node + slot]
         if not word:
-            return 0, min((((index >> shift) + 1) << shift) - index, want), False
-        pfn = self._checked(inode, word & PFN_MASK)
-        most = min(want, WORDS_PER_PAGE - slot)
+            empty = 1 if node < 0 else self._empty_words(inode, node, slot)
+            return 0, min((((index >> shift) + empty) << shift) - index, want), False
+        pfn = word & PFN_MASK
+        self._validate(inode, index, pfn, False)
+        most = min(want, WORDS_PER_PAGE - slot, PAGES_PER_EXTENT - (pfn & _LEVEL_MASK))
         count = 1
         while count < most and words[node + slot + count] == pfn + count:
             count += 1
@@ -110,12 +124,34 @@ class FileMaps:
 
     def _node_base(self, inode: Inode, word: int) -> int:
         """Return the index of the first word of a node page in the device's words."""
-        return self._checked(inode, word & PFN_MASK) << EXTENT_PAGE_SHIFT
+        pfn = word & PFN_MASK
+        if not self._pool.holds_page(pfn, _METADATA, owner_word(inode.ino, _MAP)):
+            raise self._damaged(inode)
+        return pfn << EXTENT_PAGE_SHIFT
 
-    def _checked(self, inode: Inode, pfn: int) -> int:
-        if not 0 < pfn < self._pool.geometry.n_pages:
-            raise DamagedImageError(f"the map of inode {inode.ino} points outside the image")
-        return pfn
+    def _empty_words(self, inode: Inode, node: int, slot: int) -> int:
+        """Count the words of a node that are 0 from ``slot`` on; a node is never empty."""
+        words = self._device.words[node + slot : node + WORDS_PER_PAGE].tobytes()
+        empty = (len(words) - len(words.lstrip(b"\0"))) >> 3
+        if empty == WORDS_PER_PAGE:
+            raise self._damaged(inode)
+        return empty
+
+    def _validate(self, inode: Inode, index: int, pfn: int, whole: bool) -> None:
+        """Raise `DamagedImageError` unless a page of the device says that it is this one."""
+        if whole:
+            skip = index & _LEVEL_MASK
+            good = self._pool.holds_piece(pfn - skip, inode.ino, index >> EXTENT_PAGE_SHIFT)
+        else:
+            good = self._pool.holds_page(pfn, _SMALL, inode.ino | index << 32)
+        if not good:
+            raise self._damaged(inode)
+
+    @staticmethod
+    def _damaged(inode: Inode) -> DamagedImageError:
+        return DamagedImageError(
+            f"the map of inode {inode.ino} is damaged; run pmemfs fsck", inode.offset
+        )
 
     def iter_runs(self, inode: Inode, first: int, stop: int) -> Iterator[Run]:
         """Iterate what is mapped of pages ``first`` to ``stop``, in order, holes left out."""
@@ -138,6 +174,7 @@ class FileMaps:
         pfn, whole = self._piece_word(inode, piece)
         if whole or not pfn:
             return PAGES_PER_EXTENT if pfn else 0
+        self._node_base(inode, pfn)
         words = np.frombuffer(self._device.view, "<u8", WORDS_PER_PAGE, pfn << 12)
         return int(np.count_nonzero(words))
 
@@ -177,16 +214,17 @@ class FileMaps:
             index = base + (slot << height * _LEVEL_SHIFT)
             if not height:
                 first = slot
-                while first and words[first - 1] == word - (slot - first + 1):
+                most = min(slot, word & _LEVEL_MASK)
+                while slot - first < most and words[first - 1] == word - (slot - first + 1):
                     first -= 1
                 return base + first, slot - first + 1, word - (slot - first), False
             if word & WHOLE:
                 return index, PAGES_PER_EXTENT, word & PFN_MASK, True
-            self._node_base(inode, word)
-            below = memoryview(tx.page(word & PFN_MASK)).cast("Q").tolist()
-            found = self._last_run_below(tx, inode, below, height - 1, index)
-            if found:
-                return found
+            node = self._node(tx, inode, word)
+            below = memoryview(tx.page(node)).cast("Q").tolist()
+            return self._last_run_below(tx, inode, below, height - 1, index)
+        if words is not inode.words:  # a node is never empty
+            raise self._damaged(inode)
         return None
 
     # -- changing ----------------------------------------------------------------------------
@@ -260,7 +298,7 @@ class FileMaps:
         inode.map_height += 1
 
     def _new_node(self, tx: Transaction, inode: Inode) -> int:
-        ((pfn, _),) = self._metadata.allocate(tx, 1, owner_word(inode.ino, Role.MAP), 0)
+        ((pfn, _),) = self._metadata.allocate(tx, 1, owner_word(inode.ino, _MAP), 0)
         tx.fresh_page(pfn)
         return pfn
 
@@ -274,8 +312,16 @@ class FileMaps:
             if not word and make:
                 word = self._new_node(tx, inode)
                 self._set_path_word(tx, inode, path[-1], word)
-            path.append((word & PFN_MASK, (piece >> level * _LEVEL_SHIFT) & _LEVEL_MASK))
+            node = self._node(tx, inode, word)
+            path.append((node, (piece >> level * _LEVEL_SHIFT) & _LEVEL_MASK))
         return path
+
+    def _node(self, tx: Transaction, inode: Inode, word: int) -> int:
+        """Return the node page that a word names; one of this transaction has no owner word yet."""
+        pfn = word & PFN_MASK
+        if pfn not in tx.fresh:
+            self._node_base(inode, word)
+        return pfn
 
     @staticmethod
     def _path_word(tx: Transaction, inode: Inode, step: tuple[int, int]) -> int:
@@ -302,7 +348,9 @@ class FileMaps:
         if not word:
             word = self._new_node(tx, inode)
             self._set_path_word(tx, inode, path[-1], word)
-        return word & PFN_MASK
+        if word & WHOLE:
+            raise self._damaged(inode)
+        return self._node(tx, inode, word)
 
     def can_clear(self, inode: Inode, first: int, stop: int) -> bool:
         """Whether `clear` of these pages needs no node page."""
@@ -324,11 +372,11 @@ class FileMaps:
         path = self._descend(tx, inode, piece_of(first), make=False)
         word = self._path_word(tx, inode, path[-1])
         if not word & WHOLE:
-            node = word & PFN_MASK
+            node = self._node(tx, inode, word)
             tx.patch(node, (first & _LEVEL_MASK) * 8, bytes(8 * (stop - first)))
             if any(tx.page(node)):
                 return
-            self._free_node(tx, node)
+            self._free_node(tx, inode, node)
         self._clear_path(tx, inode, path)
 
     def _clear_path(self, tx: Transaction, inode: Inode, path: list[tuple[int, int]]) -> None:
@@ -338,12 +386,12 @@ class FileMaps:
             self._set_path_word(tx, inode, (node, slot), 0)
             if not node or any(tx.page(node)):
                 break
-            self._free_node(tx, node)
+            self._free_node(tx, inode, node)
         if not any(inode.words):
             inode.map_kind, inode.map_height, inode.runs = MapKind.RUNS, 0, []
 
-    def _free_node(self, tx: Transaction, node: int) -> None:
-        free_pages(self._pool, tx, node, 1)
+    def _free_node(self, tx: Transaction, inode: Inode, node: int) -> None:
+        free_metadata(self._pool, tx, node, owner_word(inode.ino, _MAP))
 
 
 def _insert(runs: list[Run], run: Run) -> list[Run]:

@@ -24,7 +24,7 @@ import errno
 from collections.abc import Iterator
 
 from pmemfs.device import MappedDevice
-from pmemfs.errors import PmemfsError
+from pmemfs.errors import DamagedImageError, PmemfsError
 from pmemfs.fs.filemap import FileMaps, piece_of
 from pmemfs.fs.inodes import Inode, InodeTable, Run
 from pmemfs.fs.placement import Candidates, DataArenas, takes_whole
@@ -33,6 +33,7 @@ from pmemfs.journal.journal import store_zeros
 from pmemfs.layout.geometry import (
     EXTENT_BYTES,
     EXTENT_PAGE_SHIFT,
+    EXTENT_SHIFT,
     MAX_FILE_BYTES,
     PAGE_BYTES,
     PAGE_SHIFT,
@@ -52,6 +53,8 @@ _DIRTY = int(PageFlag.DIRTY)
 _PREALLOCATED = int(InodeFlag.PREALLOCATED)
 _ZEROS = memoryview(bytes(EXTENT_BYTES))
 _PAGE_MASK = PAGE_BYTES - 1
+_SLOT_MASK = PAGES_PER_EXTENT - 1
+_BULK_BYTES = 64 * 1024  # from here on a page fault for each page costs more than a system call
 OWNER_STEP = 1 << 32
 """From the owner word of a page to that of the next page of a file."""
 
@@ -97,6 +100,10 @@ class Files:
         self._now_ns: int | None = None
         self._keeps_size = False
 
+    def stop_noting(self) -> None:
+        """Note no access any more, so that reading stores nothing."""
+        self._tables = None
+
     # -- read --------------------------------------------------------------------------------
 
     def read(self, inode: Inode, offset: int, size: int) -> list[memoryview]:
@@ -105,9 +112,11 @@ class Files:
         Fewer than ``size`` bytes at the end of the file, none behind it. The pieces show later
         writes; use or copy them before the next call.
         """
-        stop = min(offset + size, inode.size)
+        stop = offset + size
+        if stop > inode.size:
+            stop = inode.size
         pieces: list[memoryview] = []
-        view = self._device.view
+        view, solid = self._device.view, self._device.solid
         while offset < stop:
             index = offset >> PAGE_SHIFT
             pfn, count, whole = self._maps.lookup(inode, index, pages_of(stop) - index)
@@ -117,7 +126,15 @@ class Files:
                 pieces.append(_ZEROS[:length])
             else:
                 start = (pfn << PAGE_SHIFT) + (offset & _PAGE_MASK)
-                pieces.append(view[start : start + length])
+                is_solid = solid is None or (
+                    solid[start >> EXTENT_SHIFT]
+                    and solid[(start + length - 1) >> EXTENT_SHIFT]
+                    and length <= EXTENT_BYTES
+                )
+                if not is_solid and self._device.may_have_holes(start, length):
+                    pieces += self._device.pieces(start, length)
+                else:
+                    pieces.append(view[start : start + length])
                 self._note_read(pfn, pages_of((offset & _PAGE_MASK) + length), whole)
             offset += length
         return pieces
@@ -126,11 +143,12 @@ class Files:
         tables = self._tables
         if tables is None:
             return
-        for extent_pfn, n in by_extent(pfn, count):
-            if whole:
-                tables.touch_whole(extent_pfn >> EXTENT_PAGE_SHIFT, 0)
-            else:
-                tables.touch(extent_pfn, n)
+        touch = tables.touch_whole if whole else tables.touch
+        if (pfn & _SLOT_MASK) + count <= PAGES_PER_EXTENT:
+            touch(pfn, count)
+        else:
+            for first, n in by_extent(pfn, count):
+                touch(first, n)
 
     # -- write -------------------------------------------------------------------------------
 
@@ -237,19 +255,29 @@ class Files:
         start = pfn_to_offset(pfn) + (offset & _PAGE_MASK)
         length = len(data)
         self._device.back(start, length)
-        self._device.store(start, data)
+        if flush:
+            self._store_added(start, data)
+        else:
+            self._device.store(start, data)
         count = pages_of((offset & _PAGE_MASK) + length)
         extent = pfn_to_extent(pfn)
         assert self._tables is not None
         if whole:
             self._device.flush(start, length)
-            self._tables.touch_whole(extent, (length + 63) >> 6)
+            self._tables.touch_whole(pfn, count, (length + 63) >> 6)
         elif flush:
             self._device.flush(start, length)
             self._tables.touch(pfn, count, 0, min(LINES_PER_PAGE, (length + 63) >> 6))
         else:
             self._tables.touch(pfn, count, _DIRTY)
             inode.dirty.add(extent)
+
+    def _store_added(self, start: int, data: memoryview) -> None:
+        """Store data that makes a file longer or fills pages it did not have."""
+        if len(data) >= _BULK_BYTES:
+            self._device.store_fresh(start, data)
+        else:
+            self._device.store(start, data)
 
     def _store_runs(
         self, inode: Inode, offset: int, data: memoryview, runs: list[Run], *, flush: bool
@@ -301,8 +329,8 @@ class Files:
 
     def _clear(self, start: int, length: int, whole: bool) -> None:
         """Make device bytes of one extent zero and flushed, storing only if they are not zero."""
+        self._device.back(start, length)
         if self._device.view[start : start + length] != _ZEROS[:length]:
-            self._device.back(start, length)
             store_zeros(self._device, start, length)
         elif not whole:
             # zeros that were written while the file was longer, and perhaps never flushed
@@ -344,7 +372,7 @@ class Files:
         device = self._device
         if low > base:
             device.store(start, _ZEROS[: low - base])
-        device.store(start + low - base, data[low - offset : high - offset])
+        self._store_added(start + low - base, data[low - offset : high - offset])
         rest = base + (count << PAGE_SHIFT) - high
         if rest:
             device.store(start + high - base, _ZEROS[:rest])
@@ -362,17 +390,17 @@ class Files:
             lines = self.copy_into(inode, base, first, old)
             start = base + (offset & (EXTENT_BYTES - 1))
             if old or data.obj is not _ZEROS.obj:  # a new extent reads as zeros already
-                self._device.store(start, data)
+                self._store_added(start, data)
                 self._device.flush(start, len(data))
             for index, count, _, _ in old:
                 self._maps.clear(tx, inode, index, index + count)
             pfn = extent << EXTENT_PAGE_SHIFT
             self._maps.assign(tx, inode, (first, PAGES_PER_EXTENT, pfn, True))
-            self.free_runs(tx, old)
+            self.free_runs(tx, inode, old)
             inode.pages += PAGES_PER_EXTENT - sum(count for _, count, _, _ in old)
             self._change_size(tx, inode, max(inode.size, offset + len(data)))
         assert self._tables is not None
-        self._tables.touch_whole(extent, lines + (len(data) + 63 >> 6))
+        self._tables.touch_whole(pfn, PAGES_PER_EXTENT, lines + (len(data) + 63 >> 6))
 
     def copy_into(self, inode: Inode, base: int, first: int, runs: list[Run]) -> int:
         """Copy runs of a piece to an extent of zeros, up to the end of the file; return lines."""
@@ -382,6 +410,7 @@ class Files:
             length = min(count << PAGE_SHIFT, inode.size - (index << PAGE_SHIFT))
             if length > 0:
                 source = pfn_to_offset(pfn)
+                self._device.back(source, length)
                 target = base + (index - first << PAGE_SHIFT)
                 self._device.store(target, self._device.view[source : source + length])
                 self._device.flush(target, length)
@@ -396,6 +425,12 @@ class Files:
             assert self._tables is not None
             self._tables.flush_dirty(extent)
         inode.dirty.clear()
+        self._device.fence()
+
+    def sync(self) -> None:
+        """Make all stores to all files durable: flush every dirty page, fence."""
+        assert self._tables is not None
+        self._tables.flush_all_dirty()
         self._device.fence()
 
     # -- free --------------------------------------------------------------------------------
@@ -420,21 +455,31 @@ class Files:
             skip = max(0, first_page - index)
             freed = (index + skip, count - skip, pfn + skip, whole)
             self._maps.clear(tx, inode, freed[0], freed[0] + freed[1])
-            self.free_runs(tx, [freed])
+            self.free_runs(tx, inode, [freed])
             inode.pages -= freed[1]
             budget -= 16 * freed[1] + 128  # owner words, map words, a head, their headers
         return False
 
-    def free_runs(self, tx: Transaction, runs: list[Run]) -> None:
-        """Free pages or extents that no map refers to any more."""
-        for _, count, pfn, whole in runs:
+    def free_runs(self, tx: Transaction, inode: Inode, runs: list[Run]) -> None:
+        """Free pages or extents of an inode that no map refers to any more."""
+        for index, count, pfn, whole in runs:
             for first, n in by_extent(pfn, count):
                 if whole:
-                    self._pool.release(tx, pfn_to_extent(first))
+                    self._release_piece(tx, inode, first, piece_of(index + first - pfn))
                     self._forget_after(tx, first, None)
                 else:
-                    free_pages(self._pool, tx, first, n)
+                    word = owner_word(inode.ino, index + first - pfn)
+                    free_pages(self._pool, tx, first, n, word, OWNER_STEP)
                     self._forget_after(tx, first, n)
+
+    def _release_piece(self, tx: Transaction, inode: Inode, pfn: int, piece: int) -> None:
+        if not self._pool.holds_piece(pfn, inode.ino, piece):
+            raise DamagedImageError(
+                f"extent {pfn_to_extent(pfn)} is not piece {piece} of inode {inode.ino}, which has "
+                "it in its map; run pmemfs fsck",
+                self._pool.geometry.head_offset(pfn_to_extent(pfn)),
+            )
+        self._pool.release(tx, pfn_to_extent(pfn))
 
     def _forget_after(self, tx: Transaction, pfn: int, count: int | None) -> None:
         tables = self._tables
@@ -524,7 +569,8 @@ class Files:
         covered = first < stop and (not whole or stop - first == PAGES_PER_EXTENT)
         if covered and self._maps.can_clear(inode, first, stop):
             self._maps.clear(tx, inode, first, stop)
-            self.free_runs(tx, [(first, stop - first, pfn + first - index, whole)])
+            freed = (first, stop - first, pfn + first - index, whole)
+            self.free_runs(tx, inode, [freed])
             inode.pages -= stop - first
             self._zero_run(tx, (index, first - index, pfn, whole), offset, end)
             rest = pfn + stop - index

@@ -4,23 +4,30 @@ Chunk ``c`` holds inodes ``c * 8192`` onwards in one extent of kind INODES; the 
 has the free chain and the frontier. Finding an inode is one dict look-up of its chunk and
 arithmetic. A chunk without an inode in use is released in idle time, except chunk 0.
 
-Invariants: what stands in an `Inode` object agrees with the device after every commit; `put`
-writes the whole sealed record into the transaction; an aborted transaction decodes it again. An
-object is only dropped from the cache between operations, so an inode has one object at a time.
-``holds`` counts what keeps inodes alive without a name, apart from the cache: what the kernel
-remembers by the million must not keep as many objects.
+Invariants: a record of the device is believed after checksum and `validate_inode`; what stands in
+an `Inode` object agrees with the device after every commit; `put` writes the whole sealed record
+into the transaction; an aborted transaction decodes it again. An object is only dropped from the
+cache between operations, so an inode has one object at a time.
+``holds`` stands apart from the cache: what the kernel remembers by the million must not keep as
+many objects.
 """
 
 from __future__ import annotations
 
 import errno
+import struct
 import zlib
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
+from typing import Any
+
+import numpy as np
 
 from pmemfs.device import MappedDevice
 from pmemfs.errors import DamagedImageError, PmemfsError, no_space
+from pmemfs.fs.holds import Holds
+from pmemfs.fs.validation import validate_inode
 from pmemfs.image import Image
 from pmemfs.journal import Transaction
 from pmemfs.layout.geometry import (
@@ -28,6 +35,7 @@ from pmemfs.layout.geometry import (
     INODE_CHUNK_SHIFT,
     INODES_PER_EXTENT,
     PAGE_BYTES,
+    extent_to_offset,
     ino_to_chunk,
     inode_offset,
 )
@@ -42,8 +50,8 @@ _RECORD = INODE.struct
 _BODY_BYTES = INODE_BYTES - 4
 _FIELD_NAMES = [field.name for field in INODE.fields]
 _stored_fields = attrgetter(*_FIELD_NAMES[: _FIELD_NAMES.index("reserved0")])
+_NO_FIELDS = _RECORD.unpack(bytes(INODE_BYTES))
 _MAX_INO = (1 << 32) - 1
-MAX_MAP_HEIGHT = 4
 _CACHE_LIMIT = 8192
 _MAX_WHOLE_RUN = MAX_RUN_PAGES & ~511
 
@@ -127,13 +135,20 @@ class Inode:
         """Whether it is a symbolic link."""
         return self.mode >> 12 == 0o12
 
+    @property
+    def times_ns(self) -> tuple[int, int, int]:
+        """Times of the last access, data change and attribute change."""
+        return self.atime_ns, self.mtime_ns, self.ctime_ns
+
     def clear(self) -> None:
         """Make all stored fields zero, as in a free inode."""
-        self.decode(bytes(INODE_BYTES), 0)
+        self._take(_NO_FIELDS)
 
     def decode(self, buffer: bytes | memoryview, offset: int) -> None:
         """Take the fields from a record; the checksum is the caller's business."""
-        fields = _RECORD.unpack_from(buffer, offset)
+        self._take(_RECORD.unpack_from(buffer, offset))
+
+    def _take(self, fields: tuple[Any, ...]) -> None:
         (
             self.mode,
             self.nlink,
@@ -164,7 +179,12 @@ class Inode:
         if self.runs is not None:
             self.words = encode_runs(self.runs)
             self.words += [0] * (MAP_WORDS - len(self.words))
-        record = _RECORD.pack(*_stored_fields(self), 0, *self.words, 0, 0)[:_BODY_BYTES]
+        try:
+            record = _RECORD.pack(*_stored_fields(self), 0, *self.words, 0, 0)[:_BODY_BYTES]
+        except struct.error:  # it counted less than it had: links, entries or pages
+            raise DamagedImageError(
+                f"inode {self.ino} counts wrongly; run pmemfs fsck", self.offset
+            ) from None
         return record + zlib.crc32(record).to_bytes(4, "little")
 
 
@@ -223,10 +243,11 @@ class InodeTable:
         self._open_chunks: set[int] = set()
         self._current = 0
         self._cache: dict[int, Inode] = {}
-        self.holds: dict[int, int] = {}
+        self.holds = Holds()
         self.in_use = 0
         for chunk, extent in image.chunk_extents().items():
             self._load_chunk(chunk, extent)
+        self._validate_chunks(image)
         self.in_use = sum(chunk.used for chunk in self._chunks.values())
 
     def _load_chunk(self, number: int, extent: int) -> None:
@@ -238,6 +259,25 @@ class InodeTable:
         chunk = _Chunk(extent, head["used"], head["free_first"], head["frontier"])
         self._chunks[number] = chunk
         self._note_open(number, chunk)
+
+    def _validate_chunks(self, image: Image) -> None:
+        """Refuse the image unless every extent of inodes is one chunk, within bounds."""
+        n_extents = self._pool.counts[Kind.INODES]
+        first = self._chunks.get(0)
+        good = first is not None and first.extent == self._pool.geometry.first_inode_extent
+        good = good and len(self._chunks) == n_extents
+        for number, chunk in self._chunks.items():
+            good = good and number <= ino_to_chunk(_MAX_INO)
+            good = good and chunk.used <= chunk.frontier <= INODES_PER_EXTENT
+            good = good and (not chunk.free_first or self._is_within(number, chunk.free_first))
+        if not good:
+            text = "the heads of the inode extents are damaged; run pmemfs fsck"
+            image.refuse(DamagedImageError(text))
+
+    def _is_within(self, number: int, ino: int) -> bool:
+        """Whether an inode number lies in a chunk, below its frontier."""
+        place = ino - (number << INODE_CHUNK_SHIFT)
+        return 0 <= place < self._chunks[number].frontier and ino > 0
 
     def _note_open(self, number: int, chunk: _Chunk) -> None:
         if chunk.free_first or chunk.frontier < INODES_PER_EXTENT:
@@ -271,8 +311,8 @@ class InodeTable:
         if zlib.crc32(record[:_BODY_BYTES]) != int.from_bytes(record[_BODY_BYTES:], "little"):
             raise DamagedImageError(f"inode {inode.ino} has a wrong checksum", offset)
         inode.decode(record, 0)
-        if inode.map_height > MAX_MAP_HEIGHT:
-            raise DamagedImageError(f"inode {inode.ino} has a map of impossible height", offset)
+        if inode.mode:
+            validate_inode(inode, self._pool.geometry)
 
     def trim(self, is_dirty: Callable[[int], bool]) -> None:
         """Drop the oldest cached inodes, down to half the limit.
@@ -320,6 +360,13 @@ class InodeTable:
             ino = chunk.free_first
             freed = Inode(ino, inode_offset(chunk.extent, ino))
             self._decode(freed)
+            is_free = not freed.mode and freed.next != ino
+            if not is_free or (freed.next and not self._is_within(number, freed.next)):
+                raise DamagedImageError(
+                    f"the chain of free inodes leads to inode {ino}, which is not free; "
+                    "run pmemfs fsck",
+                    freed.offset,
+                )
             chunk.free_first = freed.next
         else:
             ino = (number << INODE_CHUNK_SHIFT) + chunk.frontier
@@ -352,6 +399,11 @@ class InodeTable:
         return number, chunk
 
     def _put_chunk(self, tx: Transaction, number: int, chunk: _Chunk) -> None:
+        if not 0 <= chunk.used <= chunk.frontier:
+            raise DamagedImageError(
+                f"inode chunk {number} counts its inodes wrongly; run pmemfs fsck",
+                self._pool.geometry.head_offset(chunk.extent),
+            )
         self._note_open(number, chunk)
         self._pool.set_chunk(tx, chunk.extent, number, chunk.used, chunk.free_first, chunk.frontier)
 
@@ -379,10 +431,20 @@ class InodeTable:
         for number in self._open_chunks:
             chunk = self._chunks[number]
             if number and not chunk.used:
+                self._validate_empty(number, chunk)
                 self._pool.release(tx, chunk.extent)
                 tx.after.append(partial(self._drop_chunk, number))
                 return True
         return False
+
+    def _validate_empty(self, number: int, chunk: _Chunk) -> None:
+        start = extent_to_offset(chunk.extent)
+        records = np.frombuffer(self._device.view, INODE.dtype, chunk.frontier, start)
+        if records["mode"].any():
+            raise DamagedImageError(
+                f"inode chunk {number} has inodes that its head does not count; run pmemfs fsck",
+                self._pool.geometry.head_offset(chunk.extent),
+            )
 
     @property
     def has_empty_chunk(self) -> bool:

@@ -8,9 +8,10 @@ a hole in both; a full leaf with enough garbage is packed anew. Records: `Direct
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from pmemfs.errors import DamagedImageError
 from pmemfs.journal import Transaction
 from pmemfs.layout.geometry import PAGE_BYTES
 from pmemfs.layout.records import DIRECTORY_LEAF, DIRECTORY_SLOT
@@ -22,9 +23,14 @@ COUNTS_OFFSET = DIRECTORY_LEAF.offset_of["slots"]
 _unpack_slot = DIRECTORY_SLOT.struct.unpack_from
 _pack_slot = DIRECTORY_SLOT.struct.pack
 _COUNTS = struct.Struct("<HHHH")
+_unpack_count = struct.Struct("<H").unpack_from
 _SHAPE = struct.Struct("<IIHHHHQ")
 
 Page = bytes | bytearray | memoryview
+Find = Callable[[bytes, int, int], int]
+
+
+_NO_NAMES = (b"", b".", b"..")
 
 
 class Entry(NamedTuple):
@@ -53,15 +59,43 @@ def read_shape(page: Page) -> Shape:
     return Shape(*_SHAPE.unpack_from(page))
 
 
+def damaged_directory(ino: int) -> DamagedImageError:
+    """Return the error for a directory that cannot be."""
+    return DamagedImageError(f"directory {ino} is damaged; run pmemfs fsck")
+
+
+def validate_shape(shape: Shape) -> None:
+    """Raise `DamagedImageError` unless slots and names fit in the page and do not overlap."""
+    end = HEADER_BYTES + shape.slots * SLOT_BYTES
+    if not end <= shape.heap <= PAGE_BYTES or shape.live > shape.slots:
+        raise damaged_directory(shape.ino)
+
+
 def read_entries(page: Page) -> list[Entry]:
-    """Return the entries of a leaf page in the order of their slots."""
+    """Return the entries of a leaf page in the order of their slots.
+
+    Raises `DamagedImageError` for an entry whose name cannot be one.
+    """
     entries = []
-    slots = min(read_shape(page).slots, (PAGE_BYTES - HEADER_BYTES) // SLOT_BYTES)
-    for start in range(HEADER_BYTES, HEADER_BYTES + slots * SLOT_BYTES, SLOT_BYTES):
+    shape = read_shape(page)
+    validate_shape(shape)
+    heap = shape.heap
+    names = bytes(page[heap:])
+    is_doubtful = b"/" in names or b"\0" in names  # or it is left of a name that was deleted
+    for start in range(HEADER_BYTES, HEADER_BYTES + shape.slots * SLOT_BYTES, SLOT_BYTES):
         cookie, ino, offset, length, file_type = _unpack_slot(page, start)
         if cookie:
-            entries.append(Entry(cookie, ino, file_type, bytes(page[offset : offset + length])))
+            name = names[offset - heap : offset - heap + length]
+            if offset < heap or offset + length > PAGE_BYTES:
+                raise damaged_directory(shape.ino)
+            if (length < 3 or is_doubtful) and not _is_name(name):
+                raise damaged_directory(shape.ino)
+            entries.append(Entry(cookie, ino, file_type, name))
     return entries
+
+
+def _is_name(name: bytes) -> bool:
+    return not (b"/" in name or b"\0" in name or name in _NO_NAMES)
 
 
 def build(ino: int, depth: int, prefix: int, entries: list[Entry]) -> bytearray:
@@ -70,6 +104,8 @@ def build(ino: int, depth: int, prefix: int, entries: list[Entry]) -> bytearray:
     heap = PAGE_BYTES
     for number, (cookie, child, file_type, name) in enumerate(entries):
         heap -= len(name)
+        if heap < HEADER_BYTES + len(entries) * SLOT_BYTES:
+            raise damaged_directory(ino)  # more than a page can have held
         page[heap : heap + len(name)] = name
         start = HEADER_BYTES + number * SLOT_BYTES
         DIRECTORY_SLOT.struct.pack_into(page, start, cookie, child, heap, len(name), file_type)
@@ -77,33 +113,42 @@ def build(ino: int, depth: int, prefix: int, entries: list[Entry]) -> bytearray:
     return page
 
 
-def find_slot(
-    find: Callable[[bytes, int, int], int], buffer: Page, start: int, cookie: int, name: bytes
-) -> int:
-    """Return where the slot of a name begins in a buffer, or -1.
+def find_slot(find: Find, page: Page, start: int, cookie: int, name: bytes) -> int:
+    """Return the byte of the page at which the slot of a name begins, or -1.
 
-    The leaf begins at ``start`` of the buffer, which ``find`` searches as `bytes.find` does. The
+    ``find`` searches, as `bytes.find` does, a buffer in which the page begins at ``start``. The
     number that tells names of equal hash apart is not looked at: the names are compared.
     """
-    first = start + HEADER_BYTES
-    slots = int.from_bytes(buffer[start + COUNTS_OFFSET : start + COUNTS_OFFSET + 2], "little")
-    stop = min(first + slots * SLOT_BYTES, start + PAGE_BYTES)
-    needle = cookie.to_bytes(8, "little")[1:]
-    place = find(needle, first, stop)
-    while place >= 0:
-        slot = place - 1
-        if (slot - first) % SLOT_BYTES == 0:
-            _, _, offset, length, _ = _unpack_slot(buffer, slot)
-            if length == len(name) and buffer[start + offset : start + offset + length] == name:
-                return slot
-        place = find(needle, place + 1, stop)
+    for slot in _iter_slots(find, page, start, cookie):
+        _, _, offset, length, _ = _unpack_slot(page, slot)
+        if length == len(name) and page[offset : offset + length] == name:
+            return slot
     return -1
+
+
+def has_hash(find: Find, page: Page, start: int, cookie: int) -> bool:
+    """Whether a name of that hash is in a leaf; arguments as for `find_slot`."""
+    return any(True for _ in _iter_slots(find, page, start, cookie))
+
+
+def _iter_slots(find: Find, page: Page, start: int, cookie: int) -> Iterator[int]:
+    """Iterate the bytes at which slots with the hash of a cookie begin."""
+    (slots,) = _unpack_count(page, COUNTS_OFFSET)
+    stop = start + min(HEADER_BYTES + slots * SLOT_BYTES, PAGE_BYTES)
+    needle = cookie.to_bytes(8, "little")[1:]
+    place = find(needle, start + HEADER_BYTES, stop)
+    while place >= 0:
+        slot = place - start - 1
+        if (slot - HEADER_BYTES) % SLOT_BYTES == 0:
+            yield slot
+        place = find(needle, place + 1, stop)
 
 
 def add(tx: Transaction, pfn: int, entry: Entry) -> bool:
     """Add an entry to a leaf; returns False when it has no room, packed or not."""
     page = tx.page(pfn)
     shape = read_shape(page)
+    validate_shape(shape)
     length = len(entry.name)
     end = HEADER_BYTES + (shape.slots + 1) * SLOT_BYTES
     if shape.heap - end < length:
@@ -126,12 +171,15 @@ def remove(tx: Transaction, pfn: int, slot_start: int) -> int:
     """Remove the entry whose slot starts at that byte of the page; return how many are left."""
     page = tx.page(pfn)
     shape = read_shape(page)
+    if shape.live < 2 and len(read_entries(page)) != 1:
+        raise damaged_directory(shape.ino)  # there are others, and they would be lost
     length = _unpack_slot(page, slot_start)[3]
     tx.patch(pfn, slot_start, bytes(SLOT_BYTES))
     if shape.live == 1:
         counts = _COUNTS.pack(0, 0, PAGE_BYTES, 0)
     else:
-        counts = _COUNTS.pack(shape.slots, shape.live - 1, shape.heap, shape.garbage + length)
+        garbage = min(shape.garbage + length, PAGE_BYTES)
+        counts = _COUNTS.pack(shape.slots, shape.live - 1, shape.heap, garbage)
     tx.patch(pfn, COUNTS_OFFSET, counts)
     return shape.live - 1
 

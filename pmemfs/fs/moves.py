@@ -120,7 +120,7 @@ class Moves:
             targets = self._fill_holes(tx, extent, ino, index, count)
             self._copy(pfn, targets)
             self._maps.replace(tx, inodes[ino], targets)
-            self._files.free_runs(tx, [(index, count, pfn, False)])
+            self._files.free_runs(tx, inodes[ino], [(index, count, pfn, False)])
         for inode in inodes.values():
             self._inodes.put(tx, inode)
         return sum(run[2] for run in sources)
@@ -170,8 +170,10 @@ class Moves:
         """Copy pages that lie in one run to new places; flush, and count the lines as wear."""
         view = self._device.view
         start = pfn_to_offset(pfn)
+        self._device.back(start, sum(run[1] for run in targets) << PAGE_SHIFT)
         for _, count, target, _ in targets:
             length = count << PAGE_SHIFT
+            self._device.back(pfn_to_offset(target), length)
             self._device.store(pfn_to_offset(target), view[start : start + length])
             self._device.flush(pfn_to_offset(target), length)
             self._tables.note_copy(pfn_to_extent(target), count * _LINES_PER_PAGE)
@@ -214,7 +216,7 @@ class Moves:
         self._maps.clear(tx, inode, first, first + PAGES_PER_EXTENT)
         for run in targets:
             self._maps.assign(tx, inode, run)
-        self._files.free_runs(tx, [(first, PAGES_PER_EXTENT, pfn, True)])
+        self._files.free_runs(tx, inode, [(first, PAGES_PER_EXTENT, pfn, True)])
         inode.pages -= PAGES_PER_EXTENT - count
         self._inodes.put(tx, inode)
         return count
@@ -242,7 +244,7 @@ class Moves:
         for index, pages, _, _ in old:
             self._maps.clear(tx, inode, index, index + pages)
         self._maps.assign(tx, inode, (first, PAGES_PER_EXTENT, extent_to_pfn(extent), True))
-        self._files.free_runs(tx, old)
+        self._files.free_runs(tx, inode, old)
         inode.pages += PAGES_PER_EXTENT - count
         self._inodes.put(tx, inode)
         tx.after.append(lambda: self._tables.note_copy(extent, lines))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import errno
 import stat
-from enum import IntFlag
 
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import acl
 from pmemfs.fs.directories import Directories, Found
 from pmemfs.fs.inodes import Inode, InodeTable
+from pmemfs.fs.leaf import damaged_directory
 from pmemfs.fs.orphans import Orphans
 from pmemfs.fs.xattrs import Xattrs
 from pmemfs.journal import Journal, Transaction
@@ -24,13 +24,14 @@ from pmemfs.layout.words import owner_word
 from pmemfs.pages import Arena
 from pmemfs.pages.clock import Clock
 
-# plain integers: the arithmetic of flag classes is slow, and this is asked by every operation
+# the arithmetic of flag classes is slow
 _IMMUTABLE = int(InodeFlag.IMMUTABLE)
+_DIRECTORY = stat.S_IFDIR >> 12
 _FIXED = _IMMUTABLE | int(InodeFlag.APPEND)
 
 
-class RenameFlag(IntFlag):
-    """Flags of renameat2(2)."""
+class RenameFlag:
+    """Flags of renameat2(2); plain integers, as all flags that each operation asks for."""
 
     NOREPLACE = 1
     EXCHANGE = 2
@@ -92,14 +93,35 @@ class Namespace:
             raise PmemfsError(errno.ENOTDIR, "not a directory")
         return inode
 
-    def lookup(self, parent: int, name: bytes) -> Inode:
-        """Return the inode a name stands for; raises ENOENT, ENOTDIR or ENAMETOOLONG."""
+    def find(self, parent: int, name: bytes) -> Inode | None:
+        """Return the inode a name stands for, or None; raises ENOTDIR or ENAMETOOLONG."""
         directory = self.directory(parent)
         if name == b".":
             return directory
         if name == b"..":
-            return self._inodes.get(directory.parent)
-        return self._inodes.get(self._find(directory, name).ino)
+            return self._named(directory, directory.parent, _DIRECTORY)
+        found = self._directories.find(directory, name)
+        if found is None:
+            validate_name(name)
+            return None
+        return self._named(directory, found.ino, found.type)
+
+    def _entry(self, directory: Inode, name: bytes) -> Inode:
+        """Return the inode of an entry that stands in a directory; raises ENOENT."""
+        found = self._find(directory, name)
+        return self._named(directory, found.ino, found.type)
+
+    def _named(self, directory: Inode, ino: int, file_type: int) -> Inode:
+        """Return the inode an entry names; `DamagedImageError` if it is free or of another type."""
+        try:
+            inode = self._inodes.get(ino)
+        except PmemfsError as error:
+            if error.errno == errno.ENOENT:
+                raise damaged_directory(directory.ino) from error
+            raise
+        if inode.mode >> 12 != file_type:
+            raise damaged_directory(directory.ino)
+        return inode
 
     def _find(self, directory: Inode, name: bytes) -> Found:
         found = self._directories.find(directory, name)
@@ -251,7 +273,7 @@ class Namespace:
     def unlink(self, parent: int, name: bytes) -> None:
         """Remove a name that is not a directory's; raises EISDIR for one."""
         directory = self.directory(parent)
-        inode = self._inodes.get(self._find(directory, name).ino)
+        inode = self._entry(directory, name)
         if inode.is_dir:
             raise PmemfsError(errno.EISDIR, "a directory: use rmdir")
         _require_removable(directory, inode)
@@ -265,7 +287,7 @@ class Namespace:
             code = errno.EINVAL if name == b"." else errno.ENOTEMPTY
             raise PmemfsError(code, "cannot remove . or ..")
         directory = self.directory(parent)
-        inode = self._inodes.get(self._find(directory, name).ino)
+        inode = self._entry(directory, name)
         self._require_empty(inode)
         _require_removable(directory, inode)
         with self._journal.transaction() as tx:
@@ -318,9 +340,9 @@ class Namespace:
         if {name, new_name} & {b".", b".."}:
             raise PmemfsError(errno.EBUSY, "cannot rename . or ..")
         source = self._find(old_dir, name)
-        inode = self._inodes.get(source.ino)
+        inode = self._named(old_dir, source.ino, source.type)
         found = self._directories.find(new_dir, new_name)
-        target = self._inodes.get(found.ino) if found else None
+        target = self._named(new_dir, found.ino, found.type) if found else None
         if target is not None and flags & RenameFlag.NOREPLACE:
             raise PmemfsError(errno.EEXIST, "the new name exists")
         if target is None and flags & RenameFlag.EXCHANGE:
@@ -348,12 +370,14 @@ class Namespace:
 
     def _require_outside(self, inode: Inode, directory: Inode) -> None:
         """Raise EINVAL if ``directory`` is ``inode`` or lies below it."""
-        seen = 0
-        while directory.ino != ROOT_INO and seen < 1 << 20:
+        seen: set[int] = set()
+        while directory.ino != ROOT_INO:
             if directory is inode:
                 raise PmemfsError(errno.EINVAL, "cannot move a directory into itself")
-            directory = self._inodes.get(directory.parent)
-            seen += 1
+            if directory.ino in seen:  # the parents run in a circle
+                raise damaged_directory(directory.ino)
+            seen.add(directory.ino)
+            directory = self._named(directory, directory.parent, _DIRECTORY)
         if inode.ino == ROOT_INO:
             raise PmemfsError(errno.EBUSY, "cannot move the root")
 
@@ -420,6 +444,6 @@ class Namespace:
         self._inodes.put(tx, inode)
 
     def _stamp(self, tx: Transaction, *directories: Inode) -> None:
-        for directory in directories:
+        for directory in dict.fromkeys(directories):
             directory.mtime_ns = directory.ctime_ns = self._clock.now_ns()
             self._inodes.put(tx, directory)

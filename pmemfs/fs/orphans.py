@@ -9,15 +9,16 @@ inode frees it and takes it off the list.
 
 from __future__ import annotations
 
-from pmemfs.device import MappedDevice
-from pmemfs.errors import DamagedImageError
+from pmemfs.errors import DamagedImageError, PmemfsError
 from pmemfs.fs.files import Files, pages_of
 from pmemfs.fs.inodes import Inode, InodeTable
+from pmemfs.image import Image
 from pmemfs.journal import Journal, Transaction
 from pmemfs.layout.geometry import CONTROL_OFFSET
-from pmemfs.layout.records import CONTROL, INODE, MapKind
+from pmemfs.layout.records import CONTROL, INODE, MapKind, Role
+from pmemfs.layout.words import owner_word
 from pmemfs.pages import ExtentPool
-from pmemfs.pages.arenas import free_pages
+from pmemfs.pages.arenas import free_metadata
 
 _FIRST_OFFSET = CONTROL_OFFSET + CONTROL.offset_of["orphan_first"]
 
@@ -27,20 +28,23 @@ class Orphans:
 
     def __init__(
         self,
-        device: MappedDevice,
+        image: Image,
         journal: Journal,
         pool: ExtentPool,
         inodes: InodeTable,
         files: Files,
     ) -> None:
-        self._device = device
+        self._device = image.device
         self._journal = journal
         self._pool = pool
         self._inodes = inodes
         self._files = files
         self._before: dict[int, int] = {}  # inode: the one before it on the list, 0 for the first
         self._first = 0
-        self._load()
+        try:
+            self._load()
+        except DamagedImageError as error:
+            image.refuse(error)
 
     def _load(self) -> None:
         """Read the list from the device, also after an aborted transaction."""
@@ -50,12 +54,23 @@ class Orphans:
         while ino:
             if ino in self._before:
                 raise DamagedImageError("the orphan list runs in a circle", _FIRST_OFFSET)
+            inode = self._listed(ino)
             self._before[ino] = before
-            next_offset = self._inodes.get(ino).offset + INODE.offset_of["next"]
+            next_offset = inode.offset + INODE.offset_of["next"]
             before, ino = (
                 ino,
                 int.from_bytes(self._device.view[next_offset : next_offset + 4], "little"),
             )
+
+    def _listed(self, ino: int) -> Inode:
+        """Return an inode that the list names: with names only a file, and never with entries."""
+        try:
+            inode = self._inodes.get(ino)
+        except PmemfsError as error:
+            raise DamagedImageError(f"the orphan list is damaged: {error}") from error
+        if (inode.nlink and not inode.is_file) or (inode.is_dir and inode.entries):
+            raise DamagedImageError(f"inode {ino} cannot be on the orphan list", inode.offset)
+        return inode
 
     def __len__(self) -> int:
         return len(self._before)
@@ -122,9 +137,10 @@ class Orphans:
         if inode.is_file and not self._files.free_from(tx, inode, 0):
             return False
         if inode.is_symlink and inode.map_kind == MapKind.RUNS:
-            free_pages(self._pool, tx, inode.words[0], 1)
+            word = owner_word(inode.ino, Role.SYMLINK)
+            free_metadata(self._pool, tx, inode.words[0], word)
         if inode.xattr:
-            free_pages(self._pool, tx, inode.xattr, 1)
+            free_metadata(self._pool, tx, inode.xattr, owner_word(inode.ino, Role.XATTR))
         return True
 
     def workable(self) -> Inode | None:

@@ -10,22 +10,28 @@ nothing has changed. Calls that change names, attributes, sizes or allocate are 
 overwriting bytes in place is durable after `Volume.fsync`. Returned `Inode` objects are live and
 must not be changed. One thread at a time.
 
-Opening order: replay the journal; raise the mount generation, which voids every split table;
-publish "mounted". Closing order: unsplit; nothing left to replay; publish "clean"; sync the host.
+Opening order: replay the journal; read what memory keeps, and refuse what is damaged; publish
+"mounted"; raise the mount generation, which voids every split table. Closing order: unsplit;
+nothing left to replay; publish "clean". Both are ordered for the host too, in either persistence
+mode: so the image on its disk never says "clean", nor ``persist=disk``, of what is not.
+
+With ``persist=disk`` all that is durable on return is so on the host's disk.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NoReturn
 
 from pmemfs.device import MappedDevice
-from pmemfs.errors import DamagedImageError, PmemfsError
+from pmemfs.errors import DamagedImageError, HostError, PmemfsError
 from pmemfs.fs import acl
+from pmemfs.fs.damage import DamageLog, Errors, is_damage, watch_calls
 from pmemfs.fs.directories import COOKIE_DOT, COOKIE_DOT_DOT, Directories
 from pmemfs.fs.filemap import FileMaps
 from pmemfs.fs.files import Buffer, Files
@@ -54,7 +60,19 @@ from pmemfs.layout.geometry import (
     Geometry,
     extent_to_offset,
 )
-from pmemfs.layout.records import CONTROL, InodeFlag, Kind, MapKind, MountState
+from pmemfs.layout.records import (
+    CONTROL,
+    MAX_GENERATION,
+    MAX_SEQUENCE,
+    NOTHING_TO_REPLAY,
+    InodeFlag,
+    Kind,
+    MapKind,
+    MountState,
+    Persist,
+    Role,
+)
+from pmemfs.layout.words import owner_word
 from pmemfs.pages import Arena, ExtentPool, SplitTables
 from pmemfs.pages.clock import Clock, HostClock
 
@@ -72,9 +90,11 @@ _FALLOC_MODES = (
 )
 _DISCARD_AT_CLOSE = 1024
 _CAPABILITY = b"security.capability"
+_TRUSTED = b"trusted."
 _PREALLOCATED = int(InodeFlag.PREALLOCATED)
 _USER_FLAGS = int(InodeFlag.IMMUTABLE | InodeFlag.APPEND)
 _COPY_MOST = 16 << 20
+_STATE_OFFSET = CONTROL_OFFSET + CONTROL.offset_of["state"]
 _DAY_NS = 24 * 3600 * 10**9
 
 
@@ -85,6 +105,8 @@ class Options:
     ``placement`` is one of `pmemfs.fs.placement.PLACEMENTS`.
 
     ``acls`` says that whoever lets people in enforces access control lists; else they are refused.
+    ``persist`` says what durable means: there after the daemon's death, or the host's power loss.
+    ``errors`` says what to do about damage: see `pmemfs.fs.damage`.
     """
 
     read_only: bool = False
@@ -92,6 +114,8 @@ class Options:
     threshold_pages: int = DEFAULT_THRESHOLD_PAGES
     placement: str = DEFAULT_PLACEMENT
     acls: bool = True
+    persist: Persist = Persist.CACHE
+    errors: Errors = "remount-ro"
     clock: Clock = field(default_factory=HostClock)
 
 
@@ -114,8 +138,12 @@ class Statfs(NamedTuple):
     free_inodes: int
 
 
+@watch_calls("close", "abandon", "hold", "note_error")
 class Volume:
-    """An open file system. Make one with `Volume.open`."""
+    """An open file system. Make one with `Volume.open`.
+
+    Damage found by any call turns it read-only: see `pmemfs.fs.damage`.
+    """
 
     def __init__(self, image: Image, options: Options) -> None:
         """Take over an open image; `Volume.open` is what callers want."""
@@ -123,19 +151,20 @@ class Volume:
         self.options = options
         self.geometry: Geometry = image.geometry
         self.device: MappedDevice = image.device
+        validate_control(image)
         self.was_clean = image.is_clean
-        self.replay: Replay | None = recover(self.device)
+        if not options.read_only:
+            self.device.persist_on_disk()
+        self.replay = self._recover()
         self._clock = options.clock
         self.live = SequenceWord(self.device)
         self.journal = Journal(self.device, self.live)
-        if not options.read_only:
-            self._begin_mount()
         self.pool = ExtentPool(image, self.journal)
         if not options.read_only and not self.was_clean:
             self.pool.suspect_free_data()
         self.tables: SplitTables | None = None
         if not options.read_only:
-            generation = image.control()["generation"]
+            generation = image.control()["generation"] + 1
             self.tables = SplitTables(self.pool, self.journal, self.live, generation, self._clock)
         self.data_arenas = DataArenas(self.pool, options.placement)
         self.metadata_arena = Arena(self.pool, Kind.METADATA)
@@ -165,7 +194,7 @@ class Volume:
                 arenas=self.data_arenas,
                 threshold_pages=options.threshold_pages,
             )
-        self.orphans = Orphans(self.device, self.journal, self.pool, self.inodes, self._files)
+        self.orphans = Orphans(image, self.journal, self.pool, self.inodes, self._files)
         self._directories = Directories(
             self.device, self.pool, self.metadata_arena, image.superblock["hash_seed"]
         )
@@ -179,16 +208,35 @@ class Volume:
             metadata=self.metadata_arena,
             clock=self._clock,
         )
+        self._keeps_atime = options.atime == "relatime" and not options.read_only
+        self.is_read_only = options.read_only
+        self._damage = DamageLog(image.name)
+        if self.tables is not None:
+            self._begin_mount()
+            self.tables.begin()
         self._is_open = True
+
+    def _recover(self) -> Replay | None:
+        """Replay the journal; a read-only mount passes over one that is damaged."""
+        try:
+            return recover(self.device)
+        except DamagedImageError as error:
+            self.image.refuse(error)
+            return None
 
     # -- the volume --------------------------------------------------------------------------
 
     @staticmethod
     def format(
-        path: str | os.PathLike[str], size_bytes: int, *, label: str = "", force: bool = False
+        path: str | os.PathLike[str],
+        size_bytes: int,
+        *,
+        label: str = "",
+        force: bool = False,
+        lost_found: bool = False,
     ) -> Geometry:
         """Make an image; see `pmemfs.fs.format.format_image`."""
-        return format_image(path, size_bytes, label=label, force=force)
+        return format_image(path, size_bytes, label=label, force=force, lost_found=lost_found)
 
     @classmethod
     def open(
@@ -220,44 +268,88 @@ class Volume:
             raise
 
     def _begin_mount(self) -> None:
-        """Raise the generation and publish that the image is mounted."""
+        """Publish that the image is mounted, raise the generation, begin the mode asked for.
+
+        Mode and boot id come first: what says "mounted" says how, too.
+        """
         device, geometry = self.device, self.geometry
         for extent in (0, 1, geometry.first_inode_extent, geometry.reserve_extent):
             device.back(extent_to_offset(extent), EXTENT_BYTES)
         control = self.image.control()
         start = CONTROL_OFFSET + CONTROL.offset_of["boot_id"]
-        who = CONTROL.pack(boot_id=host_boot_id(), persist=0, mounted_ns=self._clock.now_ns())
+        who = CONTROL.pack(
+            boot_id=host_boot_id(),
+            persist=self.options.persist,
+            mounted_ns=self._clock.now_ns(),
+        )
         end = CONTROL.offset_of["reserved2"]
         data = who[CONTROL.offset_of["boot_id"] : end]
         device.store(start, data)
         device.flush(start, len(data))
-        device.publish(CONTROL_OFFSET + CONTROL.offset_of["state"], MountState.MOUNTED)
+        device.publish(_STATE_OFFSET, MountState.MOUNTED)
         generation = CONTROL_OFFSET + CONTROL.offset_of["generation"]
         device.publish(generation, control["generation"] + 1)
+        if self.options.persist == Persist.CACHE:
+            device.persist_in_cache()
 
     def close(self) -> None:
-        """Leave the image clean and durable on its host, and let go of it."""
+        """Leave the image clean and durable on its host, and let go of it.
+
+        It is left as it is after damage was found: what was committed is durable, also on the
+        host as far as that works.
+        """
         if not self._is_open:
             return
         self._is_open = False
         try:
-            if not self.options.read_only:
+            if not self.is_read_only:
                 self._leave_clean()
+            elif not self.options.read_only:
+                self.device.sync()
+        except Exception as error:
+            if not self.note_error(error):
+                raise
         finally:
             self.image.close()
 
     def _leave_clean(self) -> None:
         assert self.tables is not None
+        self.inodes.holds.clear()  # whoever held something is gone
         self._free_orphans()
         self.tables.close()
         while self.release_idle():
             pass
         self.pool.discard_returned(_DISCARD_AT_CLOSE)
         self.pool.discard_suspects()
+        self.device.persist_on_disk()
         self.journal.retire()
-        self.device.fence()
-        self.device.publish(CONTROL_OFFSET + CONTROL.offset_of["state"], MountState.CLEAN)
-        self.device.sync()
+        self.device.publish(_STATE_OFFSET, MountState.DAMAGED if self._damage else MountState.CLEAN)
+
+    def note_error(self, error: Exception) -> bool:
+        """Tell whether an error that has stopped something is damage; if so, act as `Options` say.
+
+        All that public calls raise comes here by itself.
+        """
+        failure = self.journal.failure
+        if failure is None and not is_damage(error):
+            return False
+        stops = failure is not None or self.options.errors == "remount-ro"
+        then = "it is read-only from here on" if stops else "going on (errors=continue)"
+        self._damage.note(failure or str(error), then)
+        if not self.is_read_only:
+            if stops:
+                self._turn_read_only()
+            with contextlib.suppress(HostError):
+                self.device.publish(_STATE_OFFSET, MountState.DAMAGED)
+        return True
+
+    def _turn_read_only(self) -> None:
+        """Store nothing any more, whatever is asked for."""
+        self.is_read_only = True
+        self._keeps_atime = False
+        self.journal.stop()
+        self._files.stop_noting()
+        self.device.persist_in_cache()  # from here on a sync covers what was not flushed, too
 
     def abandon(self) -> None:
         """Let go of the image as a killed daemon would, without leaving it clean."""
@@ -284,8 +376,9 @@ class Volume:
         )
 
     def _require_writable(self) -> None:
-        if self.options.read_only:
-            raise PmemfsError(errno.EROFS, "mounted read-only")
+        if self.is_read_only:
+            why = "damage was found" if self._damage else "mounted read-only"
+            raise PmemfsError(errno.EROFS, why)
 
     # -- finding -----------------------------------------------------------------------------
 
@@ -295,9 +388,19 @@ class Volume:
 
     def lookup(self, parent: int, name: bytes) -> Inode:
         """Return what a name in a directory stands for; raises ENOENT, ENOTDIR, ENAMETOOLONG."""
-        if self.tables is not None:
-            self.inodes.trim(self.tables.is_dirty)
-        return self._names.lookup(parent, name)
+        inode = self.find(parent, name)
+        if inode is None:
+            raise PmemfsError(errno.ENOENT, "no such name")
+        return inode
+
+    def find(self, parent: int, name: bytes) -> Inode | None:
+        """Return what a name in a directory stands for, or None; else as `lookup`."""
+        self._trim()
+        return self._names.find(parent, name)
+
+    def _trim(self) -> None:
+        """Keep the cache of inodes small; what makes it grow, looking around, begins with this."""
+        self.inodes.trim(self.tables.is_dirty if self.tables is not None else lambda _: False)
 
     def resolve(self, path: bytes) -> Inode:
         """Return what a path from the root stands for; symbolic links are not followed."""
@@ -312,6 +415,7 @@ class Volume:
 
         Entries that stay are listed once each, whatever comes and goes meanwhile.
         """
+        self._trim()
         directory = self._names.directory(ino)
         if after < COOKIE_DOT:
             yield DirectoryEntry(b".", ino, stat.S_IFDIR >> 12, COOKIE_DOT)
@@ -324,18 +428,11 @@ class Volume:
 
     def hold(self, ino: int, count: int = 1) -> None:
         """Keep an inode alive, even without a name, until as many `release`."""
-        holds = self.inodes.holds
-        holds[ino] = holds.get(ino, 0) + count
+        self.inodes.holds.add(ino, count)
 
     def release(self, ino: int, count: int = 1) -> None:
         """Let go of an inode; without a name and the last hold, its space is freed."""
-        holds = self.inodes.holds
-        left = holds[ino] - count
-        if left > 0:
-            holds[ino] = left
-            return
-        del holds[ino]
-        if self.orphans:
+        if self.inodes.holds.drop(ino, count) and self.orphans and not self.is_read_only:
             inode = self.inodes.get(ino)
             if not inode.nlink and inode in self.orphans:
                 self.orphans.work(inode)
@@ -393,10 +490,11 @@ class Volume:
         if inode.map_kind == MapKind.INLINE:
             packed = b"".join(word.to_bytes(8, "little") for word in inode.words)
             return packed[: inode.size]
-        if not 0 < inode.words[0] < self.geometry.n_pages:
-            raise DamagedImageError(f"the target of link {ino} lies outside the image")
-        start = inode.words[0] << PAGE_SHIFT
-        return bytes(self.device.view[start : start + min(inode.size, PAGE_BYTES)])
+        pfn = inode.words[0]
+        if not self.pool.holds_page(pfn, Kind.METADATA, owner_word(ino, Role.SYMLINK)):
+            raise DamagedImageError(f"the target of link {ino} is damaged; run pmemfs fsck")
+        start = pfn << PAGE_SHIFT
+        return bytes(self.device.view[start : start + inode.size])
 
     def link(self, ino: int, parent: int, name: bytes) -> Inode:
         """Give a file one more name."""
@@ -437,7 +535,8 @@ class Volume:
     ) -> Inode:
         """Change what is given; permissions only of ``mode``. A new owner clears set-id bits.
 
-        ``drop_privileges`` clears them, and file capabilities, for another reason.
+        ``drop_privileges`` clears them, and file capabilities, for another reason. Times that
+        are those it has already cost nothing.
         """
         self._require_writable()
         inode = self.inodes.get(ino)
@@ -451,6 +550,14 @@ class Volume:
             if drops and size is None:
                 self.drop_privileges(ino)
             return inode
+        ctime_ns = self._clock.now_ns() if ctime_ns is None else ctime_ns
+        times = (
+            inode.atime_ns if atime_ns is None else atime_ns,
+            inode.mtime_ns if mtime_ns is None else mtime_ns,
+            ctime_ns,
+        )
+        if (mode, uid, gid) == (None,) * 3 and not drops and times == inode.times_ns:
+            return inode
         with self.journal.transaction() as tx:
             self.inodes.guard(tx, inode)
             if drops:
@@ -461,17 +568,13 @@ class Volume:
                 inode.gid = gid
             if mode is not None:
                 self._change_mode(tx, inode, mode)
-            if atime_ns is not None:
-                inode.atime_ns = atime_ns
-            if mtime_ns is not None:
-                inode.mtime_ns = mtime_ns
-            inode.ctime_ns = self._clock.now_ns() if ctime_ns is None else ctime_ns
+            inode.atime_ns, inode.mtime_ns, inode.ctime_ns = times
             self.inodes.put(tx, inode)
         return inode
 
     def _change_mode(self, tx: Transaction, inode: Inode, mode: int) -> None:
         inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
-        value = self._xattrs.read(inode).get(acl.ACCESS) if inode.xattr else None
+        value = self._xattrs.read(inode, tx).get(acl.ACCESS) if inode.xattr else None
         if value is not None:
             changed = acl.pack(acl.with_mode(acl.parse(value), mode))
             self._xattrs.replace(tx, inode, {acl.ACCESS: changed})
@@ -492,7 +595,7 @@ class Volume:
         if inode.is_dir:
             return False
         mode = without_set_id(inode.mode) if set_id else inode.mode
-        has_capability = bool(inode.xattr) and _CAPABILITY in self._xattrs.read(inode)
+        has_capability = bool(inode.xattr) and _CAPABILITY in self._xattrs.read(inode, tx)
         if mode == inode.mode and not has_capability:
             return False
         self.inodes.guard(tx, inode)
@@ -519,11 +622,14 @@ class Volume:
         if not done and not inode.nlink:
             self.orphans.trim(inode)
 
-    @staticmethod
-    def _require_file(inode: Inode) -> None:
+    def _require_file(self, inode: Inode) -> None:
         if not inode.is_file:
-            code = errno.EISDIR if inode.is_dir else errno.EINVAL
-            raise PmemfsError(code, "not a regular file")
+            self._refuse(inode)
+
+    @staticmethod
+    def _refuse(inode: Inode) -> NoReturn:
+        code = errno.EISDIR if inode.is_dir else errno.EINVAL
+        raise PmemfsError(code, "not a regular file")
 
     def getxattr(self, ino: int, name: bytes) -> bytes:
         """Return one extended attribute; raises ENODATA."""
@@ -533,9 +639,13 @@ class Volume:
             raise PmemfsError(errno.ENODATA, "there is no such attribute")
         return value
 
-    def listxattr(self, ino: int) -> list[bytes]:
-        """Return the names of all extended attributes."""
-        return list(self._xattrs.read(self.inodes.get(ino)))
+    def listxattr(self, ino: int, *, trusted: bool = True) -> list[bytes]:
+        """Return the names of all extended attributes.
+
+        Without ``trusted`` those are left out that Linux shows to CAP_SYS_ADMIN only.
+        """
+        names = list(self._xattrs.read(self.inodes.get(ino)))
+        return names if trusted else [n for n in names if not n.startswith(_TRUSTED)]
 
     def setxattr(
         self, ino: int, name: bytes, value: bytes, flags: int = 0, *, drop_set_gid: bool = False
@@ -585,11 +695,11 @@ class Volume:
     def read(self, ino: int, offset: int, size: int) -> list[memoryview]:
         """Return file bytes as read-only pieces of the mapping; see `Files.read`."""
         inode = self.inodes.get(ino)
-        self._require_file(inode)
-        pieces = self._files.read(inode, offset, size)
-        if self.options.atime == "relatime" and not self.options.read_only:
+        if not inode.is_file:
+            self._refuse(inode)
+        if self._keeps_atime:
             self._note_atime(inode)
-        return pieces
+        return self._files.read(inode, offset, size)
 
     def _note_atime(self, inode: Inode) -> None:
         now = self._clock.now_ns()
@@ -608,9 +718,12 @@ class Volume:
         """
         self._require_writable()
         inode = self.inodes.get(ino)
-        self._require_file(inode)
-        require_changeable(inode, append_too=stamp and offset < inode.size)
-        self.orphans.finish_cut(inode)
+        if not inode.is_file:
+            self._refuse(inode)
+        if inode.flags:
+            require_changeable(inode, append_too=stamp and offset < inode.size)
+        if self.orphans:
+            self.orphans.finish_cut(inode)
         try:
             return self._files.write(inode, offset, data, stamp=stamp)
         except PmemfsError as error:
@@ -632,9 +745,15 @@ class Volume:
             self.flush(ino)
             self.device.sync()
 
+    def flush_all(self) -> None:
+        """Make all data of all files durable on the device, but for the host."""
+        if not self.is_read_only:
+            self._files.sync()
+
     def flush(self, ino: int) -> None:
         """Make all data of a file durable on the device, as `fsync` but for the host."""
-        self._files.fsync(self.inodes.get(ino))
+        if not self.is_read_only:
+            self._files.fsync(self.inodes.get(ino))
 
     def fallocate(self, ino: int, mode: int, offset: int, length: int) -> None:
         """Allocate (mode 0 or ``KEEP_SIZE``), punch a hole (``PUNCH_HOLE | KEEP_SIZE``), or zero a
@@ -749,6 +868,15 @@ class Volume:
             with self.journal.transaction() as tx:
                 return self.inodes.release_empty_chunk(tx)
         return False
+
+
+def validate_control(image: Image) -> None:
+    """Refuse an image for a control page that no mount can go on from."""
+    control = image.control()
+    good = control["state"] in tuple(MountState) and control["generation"] <= MAX_GENERATION
+    if not good or control["committed"] & ~NOTHING_TO_REPLAY > MAX_SEQUENCE:
+        text = "the control page is damaged; run pmemfs fsck"
+        image.refuse(DamagedImageError(text, CONTROL_OFFSET))
 
 
 def without_set_id(mode: int) -> int:

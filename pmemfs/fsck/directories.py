@@ -44,7 +44,7 @@ class DirectoryChecker:
             words = records["map"][place].tolist()
             if any(words[1:]):
                 message = f"directory {walk.ino} has more than one map word"
-                yield Finding("map-word", message, map_offset)
+                yield Finding("map-word", message, map_offset, walk.ino)
             yield from walk.check_word(words[0], 0, 0, map_offset)
             yield from walk.check_count(records[place], offset)
 
@@ -64,10 +64,13 @@ class _DirectoryWalk:
         entries = int(record["entries"])
         if entries != self.entries and not self.broken:
             message = f"directory {self.ino} counts {entries} entries, it has {self.entries}"
-            yield Finding("dir-entries", message, offset)
+            yield Finding("dir-entries", message, offset, self.ino)
+        elif not entries and int(record["map"][0]) and not self.broken:
+            message = f"directory {self.ino} has no entries, but pages"
+            yield Finding("dir-entries", message, offset, self.ino)
         elif self.entries and not record["nlink"]:
             message = f"directory {self.ino} has been removed, but has {self.entries} entries"
-            yield Finding("dir-entries", message, offset)
+            yield Finding("dir-entries", message, offset, self.ino)
 
     def check_word(self, word: int, bits: int, path: int, offset: int) -> Iterator[Finding]:
         """Yield findings about what a directory word refers to.
@@ -79,7 +82,7 @@ class _DirectoryWalk:
         if word & ~(PFN_MASK | NODE) or (word & NODE and bits > MAX_BITS):
             self.broken = True
             message = f"the directory word {word:#x} of directory {self.ino} is malformed"
-            yield Finding("dir-node", message, offset)
+            yield Finding("dir-node", message, offset, self.ino)
             return
         role = Role.DIRECTORY_NODE if word & NODE else Role.DIRECTORY_LEAF
         pfn = word & PFN_MASK
@@ -99,13 +102,19 @@ class _DirectoryWalk:
             word, count = int(words[first]), stop - first
             offset = pfn_to_offset(pfn) + first * WORD_BYTES
             fold = count.bit_length() - 1  # a leaf in 2 ** fold words decides so many bits less
+            if not word:
+                message = (
+                    f"a node of directory {self.ino} has nothing in words {first} to {stop - 1}"
+                )
+                yield Finding("dir-node", message, offset, self.ino)
+                continue
             even = count == 1 << fold and first % count == 0
-            if word and (not even or (word & NODE and count != 1)):
+            if not even or (word & NODE and count != 1):
                 self.broken = True
                 message = (
                     f"a node of directory {self.ino} has a page in words {first} to {stop - 1}"
                 )
-                yield Finding("dir-node", message, offset)
+                yield Finding("dir-node", message, offset, self.ino)
                 continue
             below = path | first << (COOKIE_BITS - NODE_BITS - bits)
             yield from self.check_word(word, bits + NODE_BITS - fold, below, offset)
@@ -117,7 +126,7 @@ class _DirectoryWalk:
                 f"a leaf of directory {self.ino} has depth {leaf.depth} and prefix "
                 f"{leaf.prefix:#x}, but it stands where {bits} bits are {path:#x}"
             )
-            yield Finding("dir-node", message, pfn_to_offset(pfn))
+            yield Finding("dir-node", message, pfn_to_offset(pfn), self.ino)
         yield from leaf.check(self.checker.hash_seed)
         self.broken |= not leaf.is_usable
         self.entries += leaf.live if leaf.is_usable else 0
@@ -143,14 +152,14 @@ class _DirectoryWalk:
             f"the name {show_name(entry.name)} in directory {self.ino} stands for inode {entry.ino}"
         )
         if not kind:
-            return Finding("dir-target", who + ", which does not exist", entry.offset)
+            return Finding("dir-target", who + ", which does not exist", entry.offset, self.ino)
         why = f" of type {entry.type}, but that has type {kind}"
-        return Finding("dir-type", who + why, entry.offset)
+        return Finding("dir-type", who + why, entry.offset, self.ino)
 
     def _check_subdirectory(self, entry: Entry, slot: int) -> Iterator[Finding]:
         if entry.ino == ROOT_INO or self.inodes.parent[slot]:
             what = "the root" if entry.ino == ROOT_INO else f"directory {entry.ino}, once more"
             message = f"the name {show_name(entry.name)} in directory {self.ino} stands for {what}"
-            yield Finding("dir-twice", message, entry.offset)
+            yield Finding("dir-twice", message, entry.offset, self.ino)
         else:
             self.inodes.parent[slot] = self.ino

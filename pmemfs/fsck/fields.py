@@ -27,7 +27,7 @@ from pmemfs.layout.geometry import MAX_FILE_BYTES, SYMLINK_MAX
 from pmemfs.layout.records import INLINE_BYTES, InodeFlag, MapKind
 
 MAX_TREE_HEIGHT = 4
-_KNOWN_FLAGS = int(sum(InodeFlag))
+KNOWN_FLAGS = int(sum(InodeFlag))
 
 Columns = NDArray[Any]
 
@@ -60,7 +60,7 @@ def check_fields(
 def _each(chunk: Chunk, check: str, wrong: Columns, text: str) -> Iterator[Finding]:
     for place in np.flatnonzero(wrong).tolist():
         message = f"inode {chunk.first_ino + place} {text}"
-        yield Finding(check, message, chunk.offset_of(place))
+        yield Finding(check, message, chunk.offset_of(place), chunk.first_ino + place)
 
 
 def _map_fits(types: Columns, records: Columns) -> Columns:
@@ -93,7 +93,9 @@ def _has_strays(types: Columns, records: Columns) -> Columns:
     device = (types == CHARACTER) | (types == BLOCK)
     strays = (records["reserved0"] != 0) | (records["reserved1"] != 0)
     strays |= records["mode"] > 0xFFFF
-    strays |= (records["flags"] & ~np.uint32(_KNOWN_FLAGS)) != 0
+    strays |= (records["flags"] & ~np.uint32(KNOWN_FLAGS)) != 0
+    preallocated = (records["flags"] & np.uint32(InodeFlag.PREALLOCATED)) != 0
+    strays |= (types != REGULAR) & (types != UNKNOWN_TYPE) & preallocated
     strays |= ~device & (records["rdev"] != 0)
     strays |= (types != DIRECTORY) & ((records["entries"] != 0) | (records["parent"] != 0))
     return strays

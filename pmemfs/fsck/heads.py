@@ -2,7 +2,7 @@
 
 Only those pages of the head table are read that exist in the sparse file. Everything later
 asks `ExtentTable` for the kind of an extent before it follows a number into it. The transient
-halves are void on an unmounted image and are not looked at.
+halves are void on an unmounted image; only that they stay so is checked.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pmemfs.layout.geometry import (
     HEAD_TABLE_OFFSET,
     Geometry,
     extent_to_offset,
+    offset_to_extent,
 )
 from pmemfs.layout.records import HEAD, Kind
 
@@ -46,13 +47,15 @@ Tick = Callable[[int, int], None]
 class ExtentTable:
     """``kind`` of every extent, shape ``(n_extents,) uint8``, and which whole ones are mapped.
 
-    An unknown kind is `UNKNOWN_KIND`. Arrays start as lazy zeros: what nobody used costs nothing.
+    ``disputed`` are those that a map has, though they are something else. An unknown kind is
+    `UNKNOWN_KIND`. Arrays start as lazy zeros: what nobody used costs nothing.
     """
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
         self.kind = np.zeros(geometry.n_extents, np.uint8)
         self.whole_claimed = np.zeros(geometry.n_extents, np.bool_)
+        self.disputed = np.zeros(geometry.n_extents, np.bool_)
 
     def of_kind(self, *kinds: Kind) -> NDArray[np.int64]:
         """Return the numbers of all extents of these kinds, in order."""
@@ -75,6 +78,7 @@ def check_heads(image: Image, extents: ExtentTable, tick: Tick) -> Iterator[Find
             tick(start, extents.geometry.n_extents)
             heads = np.array(image.heads[start : min(start + BATCH_HEADS, stop)])
             yield from _check_batch(image.geometry, start, heads, extents)
+            yield from _check_generations(image, start, heads)
     yield from _check_fixed(extents)
     yield from _check_beyond(image)
 
@@ -89,13 +93,23 @@ def _check_batch(
     for place in np.flatnonzero(~known).tolist():
         extent = start + place
         message = f"extent {extent} has the unknown kind {kinds[place]}"
-        yield Finding("head-kind", message, geometry.head_offset(extent))
+        yield Finding("head-kind", message, geometry.head_offset(extent), extent)
     stained = (kinds == Kind.FREE) & raw[:, :HEAD_DURABLE_BYTES].any(axis=1)
     for place in np.flatnonzero(stained).tolist():
-        message = f"extent {start + place} is free, but the durable half of its head is not zero"
-        yield Finding("head-free", message, geometry.head_offset(start + place))
+        extent = start + place
+        message = f"extent {extent} is free, but the durable half of its head is not zero"
+        yield Finding("head-free", message, geometry.head_offset(extent), extent)
     yield from _check_checksums(geometry, start, heads)
     yield from _check_fields(geometry, start, heads)
+
+
+def _check_generations(image: Image, start: int, heads: NDArray[Any]) -> Iterator[Finding]:
+    """Yield heads whose transient half a later mount would believe."""
+    beyond = heads["generation"] > np.uint64(image.control()["generation"])
+    for place in np.flatnonzero(beyond).tolist():
+        extent, generation = start + place, heads["generation"][place]
+        message = f"extent {extent} was split under mount generation {generation}, not yet reached"
+        yield Finding("head-generation", message, image.geometry.head_offset(extent), extent)
 
 
 def _check_checksums(geometry: Geometry, start: int, heads: NDArray[Any]) -> Iterator[Finding]:
@@ -107,7 +121,7 @@ def _check_checksums(geometry: Geometry, start: int, heads: NDArray[Any]) -> Ite
         if zlib.crc32(raw[begin : begin + summed_bytes]) != sums[place]:
             extent = start + place
             message = f"the head of extent {extent} has a wrong checksum"
-            yield Finding("head-checksum", message, geometry.head_offset(extent))
+            yield Finding("head-checksum", message, geometry.head_offset(extent), extent)
 
 
 def _check_fields(geometry: Geometry, start: int, heads: NDArray[Any]) -> Iterator[Finding]:
@@ -121,7 +135,7 @@ def _check_fields(geometry: Geometry, start: int, heads: NDArray[Any]) -> Iterat
     for place in np.flatnonzero(stray).tolist():
         extent, name = start + place, kind_name(heads["kind"][place])
         message = f"extent {extent} ({name}) has fields set that its kind does not use"
-        yield Finding("head-fields", message, geometry.head_offset(extent))
+        yield Finding("head-fields", message, geometry.head_offset(extent), extent)
 
 
 def _check_fixed(extents: ExtentTable) -> Iterator[Finding]:
@@ -132,17 +146,17 @@ def _check_fixed(extents: ExtentTable) -> Iterator[Finding]:
         if extents.kind[extent] != kind:
             found = kind_name(int(extents.kind[extent]))
             message = f"fixed extent {extent} is {found}, not {kind_name(kind)}"
-            yield Finding("head-fixed", message, geometry.head_offset(extent))
+            yield Finding("head-fixed", message, geometry.head_offset(extent), extent)
     for extent in extents.of_kind(Kind.FIXED).tolist():
         if extent >= geometry.first_inode_extent:
             message = f"extent {extent} is fixed, but nothing is fixed there"
-            yield Finding("head-fixed", message, geometry.head_offset(extent))
+            yield Finding("head-fixed", message, geometry.head_offset(extent), extent)
 
 
 def _check_beyond(image: Image) -> Iterator[Finding]:
     start = HEAD_TABLE_OFFSET + image.geometry.head_table_bytes
     for offset in iter_nonzero(image.device, start, image.geometry.backup_superblock_offset):
-        yield Finding("head-beyond", "there are heads behind the last extent", offset)
+        yield Finding("head-beyond", "there are heads behind the last extent", offset, offset)
 
 
 def check_free_extents(image: Image, extents: ExtentTable, tick: Tick) -> Iterator[Finding]:
@@ -155,5 +169,6 @@ def check_free_extents(image: Image, extents: ExtentTable, tick: Tick) -> Iterat
             for offset in iter_nonzero(
                 image.device, extent_to_offset(first), extent_to_offset(stop)
             ):
-                yield Finding("free-data", "a free extent does not read as zeros", offset)
+                message = "a free extent does not read as zeros"
+                yield Finding("free-data", message, offset, offset_to_extent(offset))
         first = max(first, stop + 1)

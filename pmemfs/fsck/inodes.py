@@ -137,11 +137,12 @@ def find_chunks(image: Image, extents: ExtentTable, chunks: list[Chunk]) -> Iter
         index = int(head["index"])
         if index >= MAX_CHUNKS or index in seen:
             why = "has a number beyond the last" if index >= MAX_CHUNKS else "exists already"
-            yield Finding("chunk-index", f"inode chunk {index} in extent {extent} {why}", offset)
+            message = f"inode chunk {index} in extent {extent} {why}"
+            yield Finding("chunk-index", message, offset, extent)
             continue
         if (index == 0) != (extent == image.geometry.first_inode_extent):
             message = f"extent {extent} holds inode chunk {index}: chunk 0 is not in its place"
-            yield Finding("chunk-index", message, offset)
+            yield Finding("chunk-index", message, offset, extent)
         seen.add(index)
         used, first, frontier = (int(head[name]) for name in ("used", "free_first", "frontier"))
         chunks.append(Chunk(index, extent, used, first, frontier, offset))
@@ -158,7 +159,7 @@ def check_inodes(image: Image, inodes: InodeTable, tick: Tick) -> Iterator[Findi
         yield from _check_used(chunk, records)
         yield from _check_chain(chunk, records)
     if inodes.slot(ROOT_INO) < 0 or inodes.type[inodes.slot(ROOT_INO)] != DIRECTORY:
-        yield Finding("root-missing", "inode 1, the root, is not a directory")
+        yield Finding("root-missing", "inode 1, the root, is not a directory", None, ROOT_INO)
 
 
 def _remember(inodes: InodeTable, row: int, records: NDArray[Any]) -> None:
@@ -175,14 +176,14 @@ def _remember(inodes: InodeTable, row: int, records: NDArray[Any]) -> None:
 def _check_frontier(image: Image, chunk: Chunk) -> Iterator[Finding]:
     if chunk.frontier > INODES_PER_EXTENT:
         message = f"inode chunk {chunk.index} says that {chunk.frontier} of its inodes were used"
-        yield Finding("chunk-frontier", message, chunk.head_offset)
+        yield Finding("chunk-frontier", message, chunk.head_offset, chunk.extent)
     tail = chunk.stop * INODE_BYTES
     offset = extent_to_offset(chunk.extent) + tail
     data = read_present(image.device, offset, EXTENT_BYTES - tail)
     for place in np.flatnonzero(np.frombuffer(data, "<u8")).tolist()[:1]:
         ino = chunk.first_ino + chunk.stop + place * 8 // INODE_BYTES
         message = f"inode {ino} was never used (frontier {chunk.frontier}), but is not zero"
-        yield Finding("chunk-frontier", message, offset + place * 8)
+        yield Finding("chunk-frontier", message, offset + place * 8, chunk.extent)
 
 
 def _check_sums(chunk: Chunk, records: NDArray[Any]) -> Iterator[Finding]:
@@ -192,17 +193,18 @@ def _check_sums(chunk: Chunk, records: NDArray[Any]) -> Iterator[Finding]:
     for place in range(chunk.first_place, len(records)):
         begin = place * INODE_BYTES
         if zlib.crc32(raw[begin : begin + summed_bytes]) != sums[place]:
-            message = f"inode {chunk.first_ino + place} has a wrong checksum"
-            yield Finding("inode-checksum", message, chunk.offset_of(place))
+            ino = chunk.first_ino + place
+            message = f"inode {ino} has a wrong checksum"
+            yield Finding("inode-checksum", message, chunk.offset_of(place), ino)
 
 
 def _check_used(chunk: Chunk, records: NDArray[Any]) -> Iterator[Finding]:
     used = int(np.count_nonzero(records["mode"][chunk.first_place :]))
     if used != chunk.used:
         message = f"inode chunk {chunk.index} counts {chunk.used} inodes in use, it has {used}"
-        yield Finding("chunk-used", message, chunk.head_offset)
+        yield Finding("chunk-used", message, chunk.head_offset, chunk.extent)
     if chunk.index == 0 and records[:1].view(np.uint8).any():
-        yield Finding("inode-zero", "inode 0 is not zero", chunk.offset_of(0))
+        yield Finding("inode-zero", "inode 0 is not zero", chunk.offset_of(0), 0)
 
 
 def _check_chain(chunk: Chunk, records: NDArray[Any]) -> Iterator[Finding]:
@@ -218,14 +220,15 @@ def _check_chain(chunk: Chunk, records: NDArray[Any]) -> Iterator[Finding]:
             again = 0 <= place < len(left) and bool(freed[place])
             why = "comes back to" if again else "leads to"
             message = f"the free chain of inode chunk {chunk.index} {why} inode {ino}"
-            yield Finding("chunk-chain", message + ("" if again else ", which is not free"), where)
+            message += "" if again else ", which is not free"
+            yield Finding("chunk-chain", message, where, chunk.extent)
             return
         left[place] = False
         ino, where, length = following[place], chunk.offset_of(place), length + 1
     missing = int(np.count_nonzero(freed)) - length
     if missing:
         message = f"{missing} freed inodes of chunk {chunk.index} are not in its free chain"
-        yield Finding("chunk-chain", message, chunk.head_offset)
+        yield Finding("chunk-chain", message, chunk.head_offset, chunk.extent)
 
 
 def check_orphan_list(image: Image, inodes: InodeTable, report_orphan: Tick) -> Iterator[Finding]:

@@ -133,11 +133,12 @@ def replay(image: Image, transaction: Transaction) -> None:
     """Store the homes of a transaction into the private mapping; the host file stays."""
     if not image.device.private:
         raise InvariantError("fsck replays into a private mapping only")
-    for offset, data in _iter_stores(image, transaction):
+    for offset, data in iter_stores(image, transaction):
         image.device.store(offset, data)
 
 
-def _iter_stores(image: Image, transaction: Transaction) -> Iterator[tuple[int, bytes]]:
+def iter_stores(image: Image, transaction: Transaction) -> Iterator[tuple[int, bytes]]:
+    """Iterate what a transaction stores, as ``(offset, bytes)``; holes need no zeros."""
     for offset, length, data in transaction.redos:
         if data is None:
             for low, high in list(image.device.iter_data(offset, offset + length)):

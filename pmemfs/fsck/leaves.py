@@ -15,8 +15,8 @@ from pmemfs.layout.geometry import PAGE_BYTES, pfn_to_offset
 from pmemfs.layout.records import DIRECTORY_LEAF, DIRECTORY_SLOT
 
 COOKIE_BITS = 63
-_NUMBER_MASK = 0xFF  # the bits of a cookie that tell equal hashes apart
-_HASH_MASK = (1 << COOKIE_BITS) - 1 - _NUMBER_MASK
+NUMBER_MASK = 0xFF  # the bits of a cookie that tell equal hashes apart
+_HASH_MASK = (1 << COOKIE_BITS) - 1 - NUMBER_MASK
 _ZERO_HASH = 1 << 8  # stands for a hash of zero
 
 
@@ -72,7 +72,8 @@ class Leaf:
 
     def _finding(self, check: str, text: str, offset: int | None = None) -> Finding:
         where = self.offset if offset is None else offset
-        return Finding(check, f"a leaf of directory {self.directory} {text}", where)
+        message = f"a leaf of directory {self.directory} {text}"
+        return Finding(check, message, where, self.directory)
 
     def _read_entries(self) -> Iterator[Finding]:
         live = 0
@@ -114,7 +115,7 @@ class Leaf:
         cookies: set[int] = set()
         names: set[bytes] = set()
         for entry in self.entries:
-            if entry.cookie & ~_NUMBER_MASK != name_hash(entry.name, seed):
+            if entry.cookie & ~NUMBER_MASK != name_hash(entry.name, seed):
                 text = f"has the name {show_name(entry.name)} with a cookie that is not its own"
                 yield self._finding("dir-cookie", text, entry.offset)
             elif shared_bits(entry.cookie, self.depth) != self.prefix:

@@ -27,15 +27,15 @@ def check_links(inodes: InodeTable) -> Iterator[Finding]:
         ino, links, nlink = inodes.ino(slot), int(inodes.links[slot]), int(inodes.nlink[slot])
         if links:
             message = f"inode {ino} has the link count {nlink}, but {links} names"
-            yield Finding("link-count", message, inodes.offset(ino))
+            yield Finding("link-count", message, inodes.offset(ino), ino)
         else:
             message = f"inode {ino} has the link count {nlink}, but no name leads to it"
-            yield Finding("inode-unreachable", message, inodes.offset(ino))
+            yield Finding("inode-unreachable", message, inodes.offset(ino), ino)
     lost = exists & (inodes.nlink == 0) & (inodes.links == 0) & ~inodes.listed
     for slot in np.flatnonzero(lost).tolist():
         ino = inodes.ino(slot)
         message = f"inode {ino} has no names and does not stand on the orphan list"
-        yield Finding("inode-unreachable", message, inodes.offset(ino))
+        yield Finding("inode-unreachable", message, inodes.offset(ino), ino)
 
 
 def check_directory_links(inodes: InodeTable) -> Iterator[Finding]:
@@ -50,11 +50,11 @@ def check_directory_links(inodes: InodeTable) -> Iterator[Finding]:
     for slot in directories[wrong].tolist():
         ino, count = inodes.ino(slot), int(inodes.nlink[slot])
         message = f"directory {ino} has the link count {count}, not {2 + children[slot]}"
-        yield Finding("dir-nlink", message, inodes.offset(ino))
+        yield Finding("dir-nlink", message, inodes.offset(ino), ino)
     for slot in directories[~orphan & ~_reachable(inodes, directories, parents)].tolist():
         ino = inodes.ino(slot)
         message = f"directory {ino} cannot be reached from the root"
-        yield Finding("inode-unreachable", message, inodes.offset(ino))
+        yield Finding("inode-unreachable", message, inodes.offset(ino), ino)
 
 
 def _reachable(
@@ -93,8 +93,9 @@ def check_parents(image: Image, inodes: InodeTable, tick: Tick) -> Iterator[Find
             named_in[ROOT_INO] = ROOT_INO
         wrong = directory & (named_in != 0) & (named_in != records["parent"])
         for place in np.flatnonzero(wrong).tolist():
+            ino = chunk.first_ino + place
             message = (
-                f"directory {chunk.first_ino + place} has the parent {records['parent'][place]}, "
+                f"directory {ino} has the parent {records['parent'][place]}, "
                 f"but its name is in directory {named_in[place]}"
             )
-            yield Finding("dir-parent", message, chunk.offset_of(place))
+            yield Finding("dir-parent", message, chunk.offset_of(place), ino)

@@ -120,6 +120,7 @@ class MapChecker:
         agree = (heads["owner"] == inos[found]) & (heads["index"] == index[found])
         success[found[~agree]] = False
         self.extents.whole_claimed[numbers[success]] = True
+        self.extents.disputed[known[~success]] = True
         return success
 
     def _mismatch(self, kind: Kind, ino: int, index: int, place: int) -> Finding:
@@ -127,14 +128,14 @@ class MapChecker:
             return self.owners.mismatch(place, ino | index << 32, kind)
         who = f"inode {ino} has extent {place} as its piece {index}, but "
         if not 0 <= place < len(self.extents.kind):
-            return Finding("map-range", who + "the device has no such extent")
+            return Finding("map-range", who + "the device has no such extent", None, ino)
         found = int(self.extents.kind[place])
         if found != Kind.WHOLE:
             why = f"that is a {kind_name(found)} extent"
-            return Finding("map-extent", who + why, extent_to_offset(place))
+            return Finding("map-extent", who + why, extent_to_offset(place), ino)
         head = self.image.heads[place]
         why = f"its head says piece {head['index']} of inode {head['owner']}"
-        return Finding("map-whole", who + why, self.image.geometry.head_offset(place))
+        return Finding("map-whole", who + why, self.image.geometry.head_offset(place), ino)
 
 
 def _batches(taken: Int64s) -> Iterator[slice]:
@@ -145,7 +146,7 @@ def _batches(taken: Int64s) -> Iterator[slice]:
     yield from (slice(low, high) for low, high in pairwise(bounds))
 
 
-class _RunWords:
+class RunWords:
     """The map words of lists of runs, shape ``(files, 17)``, taken apart in columns."""
 
     def __init__(self, words: NDArray[np.uint64]) -> None:
@@ -188,11 +189,11 @@ def check_runs(
     listed = (types == REGULAR) & (records["map_kind"] == MapKind.RUNS)
     places = np.flatnonzero(listed & records["map"].any(axis=1))
     inos = chunk.first_ino + places
-    words = _RunWords(records["map"][places])
+    words = RunWords(records["map"][places])
     for row, word in np.argwhere(words.malformed).tolist():
         value = int(records["map"][places[row], word])
         message = f"map word {word} of inode {inos[row]}, {value:#x}, is malformed"
-        yield Finding("map-word", message, chunk.offset_of(int(places[row])))
+        yield Finding("map-word", message, chunk.offset_of(int(places[row])), int(inos[row]))
     totals.pages[places] = np.where(words.mapped, words.count, 0).sum(axis=1)
     totals.small_end[places] = words.end_of(whole=False)
     totals.whole_end[places] = words.end_of(whole=True)
@@ -215,7 +216,7 @@ def check_totals(
     for place in np.flatnonzero(counted & (totals.pages != records["pages"])).tolist():
         ino, pages = chunk.first_ino + place, int(records["pages"][place])
         message = f"inode {ino} counts {pages} pages, its map has {totals.pages[place]}"
-        yield Finding("inode-pages", message, chunk.offset_of(place))
+        yield Finding("inode-pages", message, chunk.offset_of(place), ino)
     size = np.minimum(records["size"], np.uint64(MAX_FILE_PAGES * PAGE_BYTES)).astype(np.int64)
     page_end = -(-size // PAGE_BYTES)
     piece_end = -(-size // EXTENT_BYTES) * PAGES_PER_EXTENT
@@ -225,4 +226,4 @@ def check_totals(
     for place in np.flatnonzero(beyond).tolist():
         ino = chunk.first_ino + place
         message = f"inode {ino} has pages behind its size {size[place]}"
-        yield Finding("map-beyond-size", message, chunk.offset_of(place))
+        yield Finding("map-beyond-size", message, chunk.offset_of(place), ino)

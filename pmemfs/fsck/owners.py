@@ -47,12 +47,14 @@ class OwnerPages:
     def __init__(self, image: Image, extents: ExtentTable) -> None:
         self.device = image.device
         self.kind = extents.kind
+        self.disputed_extents = extents.disputed
         self.n_pages = image.geometry.n_pages
         self.extents = extents.of_kind(Kind.SMALL, Kind.METADATA)
         self.used = np.array(image.heads["used"][self.extents])
         self._row = np.zeros(image.geometry.n_extents, np.int32)
         self._row[self.extents] = np.arange(len(self.extents))
         self._claimed = np.zeros((len(self.extents), PAGES_PER_EXTENT), np.bool_)
+        self._disputed = np.zeros_like(self._claimed)
         self._present = np.array(
             [
                 is_present(image.device, extent_to_offset(extent), PAGE_BYTES)
@@ -78,6 +80,20 @@ class OwnerPages:
         left[:, 0] = False
         return left
 
+    def wanted(self, rows: slice) -> NDArray[np.bool_]:
+        """Tell which pages of a batch a map claims, in vain or not."""
+        wanted: NDArray[np.bool_] = self._claimed[rows] | self._disputed[rows]
+        return wanted
+
+    def is_claimed(self, pfn: int) -> bool:
+        """Tell whether a map has claimed a page of a small or metadata extent."""
+        extent = pfn_to_extent(pfn)
+        return self._has(extent) and bool(self._claimed[self._row[extent], pfn_to_slot(pfn)])
+
+    def _has(self, extent: int) -> bool:
+        """Tell whether an extent is in the table: it may have become small or metadata since."""
+        return bool(len(self.extents)) and self.extents[self._row[extent]] == extent
+
     def words_at(self, pfns: NDArray[np.int64], kind: Kind) -> NDArray[np.uint64]:
         """Return the owner words of pages; 0 where the page is in no extent of this kind."""
         words = np.zeros(len(pfns), np.uint64)
@@ -96,10 +112,26 @@ class OwnerPages:
         success = self.words_at(pfns, kind) == owners
         claimed = pfns[success]
         self._claimed[self._row[claimed >> EXTENT_PAGE_SHIFT], claimed & _SLOT_MASK] = True
+        if len(claimed) < len(pfns):
+            self._dispute(pfns[~success])
         return success
+
+    def _dispute(self, pfns: NDArray[np.int64]) -> None:
+        """Remember pages that a map claims in vain: they are not free for a repair."""
+        pfns = pfns[(pfns >= 0) & (pfns < self.n_pages)]
+        extents = pfns >> EXTENT_PAGE_SHIFT
+        here = np.isin(self.kind[extents], (Kind.SMALL, Kind.METADATA))
+        self._disputed[self._row[extents[here]], pfns[here] & _SLOT_MASK] = True
+        self.disputed_extents[extents[~here]] = True
 
     def claim_metadata(self, pfn: int, ino: int, role: Role) -> Finding | None:
         """Claim one metadata page; return what is wrong, or None. No page is claimed twice."""
+        finding = self._claim_metadata(pfn, ino, role)
+        if finding is not None and pfn < self.n_pages:
+            self._dispute(np.array([pfn], np.int64))
+        return finding
+
+    def _claim_metadata(self, pfn: int, ino: int, role: Role) -> Finding | None:
         wanted = owner_word(ino, role)
         if not 0 <= pfn < self.n_pages or self.kind[pfn_to_extent(pfn)] != Kind.METADATA:
             return self.mismatch(pfn, wanted, Kind.METADATA)
@@ -108,14 +140,14 @@ class OwnerPages:
             return self.mismatch(pfn, wanted, Kind.METADATA)
         if self._claimed[row, slot]:
             message = f"inode {ino} refers to its {role_name(role)} page {pfn} twice"
-            return Finding("page-twice", message, pfn_to_offset(pfn))
+            return Finding("page-twice", message, pfn_to_offset(pfn), ino)
         self._claimed[row, slot] = True
         return None
 
     def word_at(self, pfn: int) -> int:
         """Return the owner word of a page of a small or metadata extent."""
         extent, slot = pfn_to_extent(pfn), pfn_to_slot(pfn)
-        if slot == 0 or not self._present[self._row[extent]]:
+        if slot == 0 or (self._has(extent) and not self._present[self._row[extent]]):
             return 0
         return int(self._words[extent, slot])
 
@@ -125,22 +157,23 @@ class OwnerPages:
 
     def mismatch(self, pfn: int, wanted: int, kind: Kind) -> Finding:
         """Return the finding for a claim that failed."""
-        who = f"inode {owner_ino(wanted)} has page {pfn} as {_describe(wanted, kind)}, but "
+        ino = owner_ino(wanted)
+        who = f"inode {ino} has page {pfn} as {_describe(wanted, kind)}, but "
         if not 0 <= pfn < self.n_pages:
-            return Finding("map-range", who + "the device has no such page")
+            return Finding("map-range", who + "the device has no such page", None, ino)
         found = self.kind[pfn_to_extent(pfn)]
         if found != kind:
             why = f"that is in a {kind_name(int(found))} extent"
-            return Finding("map-extent", who + why, pfn_to_offset(pfn))
+            return Finding("map-extent", who + why, pfn_to_offset(pfn), ino)
         if pfn_to_slot(pfn) == 0:
-            return Finding("map-owner", who + "that is an owner page", pfn_to_offset(pfn))
+            return Finding("map-owner", who + "that is an owner page", pfn_to_offset(pfn), ino)
         word = self.word_at(pfn)
         why = (
             f"its owner is {_describe(word, kind)} of inode {owner_ino(word)}"
             if word
             else ("that page is free")
         )
-        return Finding("map-owner", who + why, owner_word_offset(pfn))
+        return Finding("map-owner", who + why, owner_word_offset(pfn), ino)
 
 
 def owner_word_offset(pfn: int) -> int:
@@ -171,11 +204,12 @@ def check_owner_pages(owners: OwnerPages, tick: Tick) -> Iterator[Finding]:
         counts = np.count_nonzero(words, axis=1)
         used = owners.used[rows]
         for place in np.flatnonzero(counts != used).tolist():
+            extent = int(extents[place])
             message = (
-                f"the head of extent {extents[place]} counts {used[place]} pages in use, "
+                f"the head of extent {extent} counts {used[place]} pages in use, "
                 f"its owner page has {counts[place]}"
             )
-            yield Finding("owner-count", message, extent_to_offset(int(extents[place])))
+            yield Finding("owner-count", message, extent_to_offset(extent), extent)
 
 
 def _check_words(
@@ -192,7 +226,8 @@ def _check_words(
     for row, slot in np.argwhere(wrong).tolist():
         extent, word = int(extents[row]), int(words[row, slot])
         message = f"owner word {slot} of extent {extent} is {word:#x}, which cannot be"
-        yield Finding("owner-word", message, owner_word_offset(extent_to_pfn(extent) + slot))
+        offset = owner_word_offset(extent_to_pfn(extent) + slot)
+        yield Finding("owner-word", message, offset, extent)
 
 
 def check_unclaimed(
@@ -207,17 +242,20 @@ def check_unclaimed(
             pfn = extent_to_pfn(int(numbers[row])) + slot
             kind = Kind(owners.kind[numbers[row]])
             what = f"page {pfn} says that it is {_describe(int(words[row, slot]), kind)}"
-            yield _unclaimed(inodes, what, owner_ino(int(words[row, slot])), owner_word_offset(pfn))
+            ino = owner_ino(int(words[row, slot]))
+            yield _unclaimed(inodes, what, ino, owner_word_offset(pfn), pfn)
     heads: NDArray[Any] = image.heads
     whole = extents.of_kind(Kind.WHOLE)
     for extent in whole[~extents.whole_claimed[whole]].tolist():
         what = f"extent {extent} says that it is piece {heads['index'][extent]}"
         owner = int(heads["owner"][extent])
-        yield _unclaimed(inodes, what, owner, image.geometry.head_offset(extent))
+        offset = image.geometry.head_offset(extent)
+        yield _unclaimed(inodes, what, owner, offset, extent_to_pfn(extent))
 
 
-def _unclaimed(inodes: InodeTable, what: str, ino: int, offset: int) -> Finding:
+def _unclaimed(inodes: InodeTable, what: str, ino: int, offset: int, pfn: int) -> Finding:
     if inodes.exists(ino):
         message = f"{what} of inode {ino}, whose map does not have it"
-        return Finding("owner-unmapped", message, offset)
-    return Finding("owner-inode", f"{what} of inode {ino}, which does not exist", offset)
+        return Finding("owner-unmapped", message, offset, pfn)
+    message = f"{what} of inode {ino}, which does not exist"
+    return Finding("owner-inode", message, offset, pfn)

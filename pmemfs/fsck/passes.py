@@ -51,41 +51,67 @@ def check(image: Image, progress: Progress | None = None) -> Report:
     is. Raises `PmemfsError` with ENOMEM when the tables do not fit into memory.
     """
     try:
-        return _Check(image, progress).run()
+        return Checker(image, progress).run()
     except MemoryError as error:
         raise PmemfsError(errno.ENOMEM, f"not enough memory to check {image.name}") from error
 
 
-class _Check:
-    """The tables of one check, made pass by pass."""
+class Checker:
+    """The tables of one check, made pass by pass.
 
-    def __init__(self, image: Image, progress: Progress | None) -> None:
+    ``extents``, ``owners`` and ``inodes`` are empty until the passes have run that fill them.
+    """
+
+    def __init__(self, image: Image, progress: Progress | None = None) -> None:
         self.image = image
         self.progress = progress
         self.report = Report(image.name, image.geometry.n_extents)
+        self.extents = ExtentTable(image.geometry)
+        self.owners = OwnerPages(image, self.extents)
+        self.inodes = InodeTable([])
 
-    def run(self) -> Report:
-        """Run all passes in order."""
-        add = self.report.add
-        add(check_superblock(self.image))
-        add(check_control(self.image))
-        add(self._replay())
-        self.extents = ExtentTable(self.image.geometry)
-        add(check_heads(self.image, self.extents, self._tick("heads")))
-        self.owners = OwnerPages(self.image, self.extents)
-        add(check_owner_pages(self.owners, self._tick("owner pages")))
-        self._check_inodes()
-        self._check_maps()
-        add(check_links(self.inodes))
-        add(check_directory_links(self.inodes))
-        add(check_parents(self.image, self.inodes, self._tick("links")))
-        tick = self._tick("owners")
-        add(check_unclaimed(self.image, self.extents, self.owners, self.inodes, tick))
-        if self.report.was_closed:
-            # after a crash, operations that did not commit may have stored into free extents
-            add(check_free_extents(self.image, self.extents, self._tick("free extents")))
+    def run(self, *, until_damaged: bool = False) -> Report:
+        """Run all passes in order; with ``until_damaged`` not those above the first damage."""
+        for layer in (
+            self._check_words_of_mount,
+            self._check_extents,
+            self._check_inodes,
+            self._check_pages,
+            self._check_tree,
+            self._check_free,
+        ):
+            layer()
+            if until_damaged and not self.report.is_clean:
+                return self.report
         self._count()
         return self.report
+
+    def _check_words_of_mount(self) -> None:
+        self.report.add(check_superblock(self.image))
+        self.report.add(check_control(self.image))
+        self.report.add(self._replay())
+
+    def _check_extents(self) -> None:
+        self.report.add(check_heads(self.image, self.extents, self._tick("heads")))
+        self.owners = OwnerPages(self.image, self.extents)
+        self.report.add(check_owner_pages(self.owners, self._tick("owner pages")))
+
+    def _check_pages(self) -> None:
+        self._check_maps()
+        tick = self._tick("owners")
+        unclaimed = check_unclaimed(self.image, self.extents, self.owners, self.inodes, tick)
+        self.report.add(unclaimed)
+
+    def _check_tree(self) -> None:
+        self.report.add(check_links(self.inodes))
+        self.report.add(check_directory_links(self.inodes))
+        self.report.add(check_parents(self.image, self.inodes, self._tick("links")))
+
+    def _check_free(self) -> None:
+        if self.report.was_closed:
+            # after a crash, operations that did not commit may have stored into free extents
+            tick = self._tick("free extents")
+            self.report.add(check_free_extents(self.image, self.extents, tick))
 
     def _tick(self, name: str) -> Tick:
         progress = self.progress
@@ -107,6 +133,9 @@ class _Check:
         self.inodes = InodeTable(chunks)
         self.report.add(check_inodes(self.image, self.inodes, self._tick("inodes")))
         self.report.add(check_orphan_list(self.image, self.inodes, self._tick("orphans")))
+        sequence = self.image.control()["committed"] & ~NOTHING_TO_REPLAY
+        for row, chunk in enumerate(self.inodes.chunks):
+            self.report.add(check_fields(self.inodes, row, chunk.read(self.image), sequence))
 
     def _check_maps(self) -> None:
         maps = MapChecker(self.image, self.extents, self.owners)
@@ -123,8 +152,6 @@ class _Check:
         records = chunk.read(self.image)
         types = self.inodes.type[self.inodes.rows_of(row)]
         totals = MapTotals.empty(len(records))
-        sequence = self.image.control()["committed"] & ~NOTHING_TO_REPLAY
-        yield from check_fields(self.inodes, row, records, sequence)
         yield from check_runs(maps, chunk, types, records, totals)
         yield from check_trees(maps, chunk, types, records, totals)
         yield from check_symlinks(self.owners, chunk, types, records)

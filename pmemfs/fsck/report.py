@@ -20,11 +20,17 @@ KEPT_PER_CHECK = 100
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: a stable ``check`` id, a sentence, and where on the device."""
+    """One thing that is wrong: a stable ``check`` id, a sentence, and where on the device.
+
+    ``subject`` is what a repair has to look at: the number of the inode, in findings about
+    extents (``head-``, ``chunk-``, ``free-``, ``owner-count``, ``owner-word``) of the extent, in
+    findings about owner words that no map has, of the page.
+    """
 
     check: str
     message: str
     offset: int | None = None
+    subject: int | None = None
 
     def __str__(self) -> str:
         where = "" if self.offset is None else f" (device offset {self.offset:#x})"
@@ -39,6 +45,7 @@ class Report:
     ``extents`` counts extents by the name of their kind; descriptor extents other than the
     reserve count as returned. ``pages_used`` are the pages owned by files and metadata.
     ``replayed`` is the sequence number of the transaction that was replayed in memory.
+    ``subjects`` has those of all findings of each check id, also of findings that are not kept.
     """
 
     name: str
@@ -55,6 +62,7 @@ class Report:
     extents: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    subjects: dict[str, set[int]] = field(default_factory=dict)
 
     @property
     def is_clean(self) -> bool:
@@ -65,6 +73,8 @@ class Report:
         """Take findings in, keeping the first of each check id and counting the rest."""
         for finding in findings:
             self.counts[finding.check] += 1
+            if finding.subject is not None:
+                self.subjects.setdefault(finding.check, set()).add(finding.subject)
             if self.counts[finding.check] <= KEPT_PER_CHECK:
                 self.findings.append(finding)
 
@@ -97,6 +107,11 @@ class Report:
                 {"check": f.check, "message": f.message, "offset": f.offset} for f in self.findings
             ],
         }
+
+
+def count(n: int, one: str, many: str) -> str:
+    """Return a number with its noun."""
+    return f"{n} {one if n == 1 else many}"
 
 
 def show_name(name: bytes) -> str:

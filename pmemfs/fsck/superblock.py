@@ -14,6 +14,8 @@ from pmemfs.layout.geometry import CONTROL_OFFSET, SUPERBLOCK_OFFSET
 from pmemfs.layout.records import (
     CONTROL,
     MAGIC,
+    MAX_GENERATION,
+    MAX_SEQUENCE,
     NOTHING_TO_REPLAY,
     SUPERBLOCK,
     MountState,
@@ -71,6 +73,12 @@ def check_control(image: Image) -> Iterator[Finding]:
     if control["state"] == MountState.CLEAN and not control["committed"] & NOTHING_TO_REPLAY:
         text = "the image is marked clean, but a transaction is left to replay"
         yield _control("control-committed", "committed", text)
+    if control["committed"] & ~NOTHING_TO_REPLAY > MAX_SEQUENCE:
+        text = f"transaction {control['committed'] & ~NOTHING_TO_REPLAY} cannot have been reached"
+        yield _control("control-sequence", "committed", text)
+    if control["generation"] > MAX_GENERATION:
+        text = f"mount generation {control['generation']} cannot have been reached"
+        yield _control("control-fields", "generation", text)
     if control["persist"] > 1:
         text = f"persistence mode {control['persist']} is not known"
         yield _control("control-fields", "persist", text)

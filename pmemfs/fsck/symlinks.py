@@ -35,7 +35,7 @@ def check_symlinks(
 def _check_page(owners: OwnerPages, ino: int, record: Any, offset: int) -> Iterator[Finding]:
     if record["map"][1:].any():
         message = f"symlink {ino} has more than one map word"
-        yield Finding("map-word", message, offset)
+        yield Finding("map-word", message, offset, ino)
     finding = owners.claim_metadata(int(record["map"][0]), ino, Role.SYMLINK)
     if finding is not None:
         yield finding
@@ -48,4 +48,4 @@ def _check_target(ino: int, size: int, data: bytes, offset: int) -> Iterator[Fin
     length = len(data.rstrip(b"\0"))
     if length != size or 0 in data[:size]:
         message = f"the target of symlink {ino} is not the {size} bytes that its size says"
-        yield Finding("symlink-target", message, offset)
+        yield Finding("symlink-target", message, offset, ino)

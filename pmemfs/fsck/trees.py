@@ -89,7 +89,7 @@ class _TreeWalk:
                 self.broken = True
                 word, index = int(node.words[place]), node.index_of(place)
                 message = f"map word {word:#x} of inode {self.ino} at page {index} is malformed"
-                yield Finding("map-word", message, node.offset + place * WORD_BYTES)
+                yield Finding("map-word", message, node.offset + place * WORD_BYTES, self.ino)
             good = np.where(malformed, np.uint64(0), node.words)
             if node.height == 0:
                 yield from self._check_pages(node, good)

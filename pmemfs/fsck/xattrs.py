@@ -13,9 +13,14 @@ from pmemfs.fsck.inodes import Chunk
 from pmemfs.fsck.owners import OwnerPages
 from pmemfs.fsck.report import Finding, show_name
 from pmemfs.layout.geometry import NAME_MAX, PAGE_BYTES, pfn_to_offset
-from pmemfs.layout.records import XATTR_ENTRY, XATTR_PAGE, Role
+from pmemfs.layout.records import (
+    XATTR_ENTRY,
+    XATTR_NAMESPACES,
+    XATTR_PAGE,
+    XATTR_SYSTEM_NAMES,
+    Role,
+)
 
-NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
 _SUMMED_BYTES = XATTR_PAGE.offset_of["checksum"]
 
 
@@ -37,15 +42,15 @@ def _check_page(ino: int, page: bytes, offset: int) -> Iterator[Finding]:
     used = header["used_bytes"]
     if not XATTR_PAGE.size_bytes <= used <= PAGE_BYTES:
         message = f"the attributes of inode {ino} say that they take {used} bytes"
-        yield Finding("xattr-page", message, offset)
+        yield Finding("xattr-page", message, offset, ino)
         return
     entries = page[XATTR_PAGE.size_bytes : used]
     if zlib.crc32(entries, zlib.crc32(page[:_SUMMED_BYTES])) != header["checksum"]:
         message = f"the attributes of inode {ino} have a wrong checksum"
-        yield Finding("xattr-checksum", message, offset)
+        yield Finding("xattr-checksum", message, offset, ino)
     if header["ino"] != ino:
         message = f"the attributes of inode {ino} say that they are of inode {header['ino']}"
-        yield Finding("xattr-page", message, offset)
+        yield Finding("xattr-page", message, offset, ino)
     yield from _check_entries(ino, entries, header["count"], offset)
 
 
@@ -57,23 +62,24 @@ def _check_entries(ino: int, entries: bytes, count: int, offset: int) -> Iterato
         start = position + XATTR_ENTRY.size_bytes
         name = entries[start : start + name_bytes]
         position = start + name_bytes + value_bytes
-        problem = _name_problem(name, names)
+        problem = name_problem(name, names)
         if problem is not None:
             message = f"inode {ino} has the attribute {show_name(name)}, {problem}"
-            yield Finding("xattr-name", message, offset)
+            yield Finding("xattr-name", message, offset, ino)
             if name in names:
                 return
         names.add(name)
     if position != len(entries) or len(names) != count:
         message = f"the attributes of inode {ino} are not the {count} entries that are counted"
-        yield Finding("xattr-page", message, offset)
+        yield Finding("xattr-page", message, offset, ino)
 
 
-def _name_problem(name: bytes, names: set[bytes]) -> str | None:
+def name_problem(name: bytes, names: set[bytes]) -> str | None:
+    """Return why an attribute cannot have this name beside others, or None."""
     if name in names:
         return "twice"
-    prefix = next((prefix for prefix in NAMESPACES if name.startswith(prefix)), None)
-    if prefix is None or len(name) == len(prefix):
+    known = name.startswith(XATTR_NAMESPACES) and name not in XATTR_NAMESPACES
+    if not known and name not in XATTR_SYSTEM_NAMES:
         return "whose namespace is not known"
     if len(name) > NAME_MAX or b"\0" in name:
         return "which is no possible name"

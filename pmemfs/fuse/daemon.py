@@ -16,13 +16,32 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 
 from pmemfs.errors import PmemfsError
+from pmemfs.inspect.text import printable
 
 LOG_BYTES = 1 << 20
 LOG_FILES = 3
 _FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
+
+
+class _Formatter(logging.Formatter):
+    """Writes what a terminal would obey escaped, so that no name can forge a line of the log."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
+class _RotatingFile(logging.handlers.RotatingFileHandler):
+    """A rotating log whose files are their owner's alone, those made later too."""
+
+    def _open(self) -> TextIOWrapper:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        fd = os.open(self.baseFilename, flags, 0o600)
+        return open(fd, "a", encoding=self.encoding, errors=self.errors)
 
 
 def default_log_path(image: str) -> Path:
@@ -40,16 +59,18 @@ def default_log_path(image: str) -> Path:
 
 def log_to_stderr() -> None:
     """Log to stderr, for a front end in the foreground."""
-    logging.basicConfig(level=logging.INFO, format=_FORMAT, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(_FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     faulthandler.enable()
 
 
 def log_to_file(path: Path) -> None:
     """Log to a rotating file, and send stdout and stderr there too."""
-    handler = logging.handlers.RotatingFileHandler(
+    handler = _RotatingFile(
         path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", errors="backslashreplace"
     )
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(_Formatter(_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

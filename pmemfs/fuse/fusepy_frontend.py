@@ -33,6 +33,7 @@ import fuse
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Inode, Volume
 from pmemfs.fs.inodes import blocks_512
+from pmemfs.fuse.activity import OF_CALLBACK, Activity
 from pmemfs.fuse.attributes import Attributes
 from pmemfs.layout.geometry import NAME_MAX, PAGE_BYTES, ROOT_INO
 from pmemfs.reclaim import Reclaimer
@@ -94,6 +95,7 @@ class FusepyFrontend(fuse.FUSE):
         self._hidden: dict[bytes, int] = {}
         self._hidden_limit = _HIDDEN_LIMIT
         self._calls = 0
+        self._served: dict[str, int] = {}
         self._hidden_last: tuple[int, bytes, int] | None = None  # the call, the name, the inode
         # files that have had several names and not been opened alone since: see `open`
         self._shared: set[int] = set()
@@ -120,10 +122,9 @@ class FusepyFrontend(fuse.FUSE):
         try:
             with self._lock:
                 self._calls += 1
+                self._served[func.__name__] = self._served.get(func.__name__, 0) + 1
                 return func(*args) or 0
         except OSError as error:
-            if error.errno == errno.EUCLEAN:
-                log.error("%s", error)
             return -(error.errno or errno.EIO)
         except Exception:
             log.exception("unexpected error in %s", func.__name__)
@@ -131,11 +132,15 @@ class FusepyFrontend(fuse.FUSE):
 
     def _run_idle_work(self) -> None:
         assert self._reclaimer is not None
+        activity = Activity(self._volume)
         delay = 0.0
         while not self._stop.wait(delay):
             try:
                 with self._lock:
                     delay = min(self._reclaimer.step(), 1.0)
+                    activity.store_if_due(
+                        (OF_CALLBACK.get(name), n) for name, n in self._served.items()
+                    )
             except Exception:
                 log.exception("unexpected error in idle work")
                 delay = 10.0
@@ -391,21 +396,26 @@ class FusepyFrontend(fuse.FUSE):
 
     def getxattr(self, path: bytes, name: bytes, buffer: Any, size: int) -> int:
         """getxattr(2)."""
-        return _reply(self._xattrs.get(self._inode(path).ino, name), buffer, size)
+        uid, _ = self._caller()
+        data = self._xattrs.getxattr(uid, self._inode(path).ino, name)
+        return _reply(data, buffer, size)
 
     def listxattr(self, path: bytes, buffer: Any, size: int) -> int:
         """listxattr(2)."""
-        names = self._xattrs.list(self._inode(path).ino)
+        uid, _ = self._caller()  # the kernel guards each trusted.* attribute, but not the list
+        names = self._volume.listxattr(self._inode(path).ino, trusted=uid == 0)
         return _reply(b"".join(name + b"\0" for name in names), buffer, size)
 
     def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int) -> None:
         """setxattr(2)."""
         data = ctypes.string_at(value, size)
-        self._xattrs.set(self._inode(path).ino, name, data, flags)
+        uid, _ = self._caller()
+        self._xattrs.setxattr(uid, self._inode(path).ino, name, data, flags)
 
     def removexattr(self, path: bytes, name: bytes) -> None:
         """removexattr(2)."""
-        self._xattrs.remove(self._inode(path).ino, name)
+        uid, _ = self._caller()
+        self._xattrs.removexattr(uid, self._inode(path).ino, name)
 
 
 def _reply(data: bytes, buffer: Any, size: int) -> int:

@@ -7,19 +7,23 @@ import errno
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Options, Volume
-from pmemfs.fuse.mounts import sync_directory, unmount
+from pmemfs.fuse import registry
+from pmemfs.fuse.bus_errors import log_bus_errors
+from pmemfs.fuse.mounts import device_of, sync_directory, unmount
 from pmemfs.fuse.native_mount import mount_native
 from pmemfs.fuse.options import MountOptions
+from pmemfs.journal import Replay
 from pmemfs.reclaim import Policy, Reclaimer
 
 log = logging.getLogger("pmemfs")
 
-FRONTENDS = ("fusepy", "native")
+FRONTENDS = ("native", "fusepy") if sys.platform.startswith("linux") else ("fusepy", "native")
 
 
 def load_fusepy() -> Any:
@@ -51,21 +55,22 @@ def validate_fuse_device() -> None:
 
 
 def describe_recovery(volume: Volume) -> str | None:
-    """Return one line on what was done about an image that had not been closed, or None."""
-    if volume.was_clean:
-        return None
-    parts = ["was not closed"]
-    if volume.replay is None:
-        parts.append("nothing to replay")
-    else:
-        r = volume.replay
-        parts.append(
-            f"replayed transaction {r.sequence} ({r.stored_bytes} bytes in {r.entries} "
-            f"{'place' if r.entries == 1 else 'places'})"
-        )
-    if len(volume.orphans):
-        parts.append(f"{len(volume.orphans)} orphans to free")
-    return "; ".join(parts)
+    """Return one line on what was done about an image that was not in order, or None."""
+    parts = [f"passed over: {text}" for text in volume.image.passed_over]
+    if not volume.was_clean:
+        parts += ["was not closed", _describe_replay(volume.replay)]
+        if len(volume.orphans):
+            parts.append(f"{len(volume.orphans)} orphans to free")
+    return "; ".join(parts) or None
+
+
+def _describe_replay(replay: Replay | None) -> str:
+    if replay is None:
+        return "nothing to replay"
+    return (
+        f"replayed transaction {replay.sequence} ({replay.stored_bytes} bytes in {replay.entries} "
+        f"{'place' if replay.entries == 1 else 'places'})"
+    )
 
 
 def serve(
@@ -87,17 +92,28 @@ def serve(
             atime="relatime" if options.relatime else "noatime",
             threshold_pages=options.threshold_pages,
             acls=frontend == "native",
+            persist=options.persist,
+            errors=options.errors,
         ),
     )
+    log_bus_errors(image, volume.device.size_bytes)
     recovery = describe_recovery(volume) or ""
 
+    device: str | None = None
+
     def ready() -> None:
+        nonlocal device
+        device = device_of(directory)
+        if device is not None:
+            registry.note(device, options.kind, options.fsname, image)
         log.info("%s mounted on %s%s", image, directory, f": {recovery}" if recovery else "")
         on_ready(recovery)
 
     try:
         run(volume, directory, options, ready)
     finally:
+        if device is not None:
+            registry.forget(device)
         volume.close()
         log.info("%s closed", image)
 
@@ -133,6 +149,7 @@ def _run_native(
             fd,
             reclaimer=_reclaimer(volume, options),
             cache=options.cache or "writeback",
+            checked=options.default_permissions,
             xattrs=options.xattrs,
             owner=(options.uid, options.gid),
             on_ready=ready,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pmemfs.errors import PmemfsError
+from pmemfs.fuse import registry
 from pmemfs.fuse.options import SUBTYPE
 
 FILE_SYSTEM_TYPE = f"fuse.{SUBTYPE}"
@@ -22,10 +23,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Mount(NamedTuple):
-    """One mount of this program: the directory, and the image as it was named."""
+    """One mount of this program; ``device`` is its ``major:minor``."""
 
     directory: str
     image: str
+    device: str
 
 
 def _unescape(text: str) -> str:
@@ -42,9 +44,21 @@ def iter_mounts(table: str = "/proc/self/mountinfo") -> list[Mount]:
     for line in Path(table).read_text(encoding="latin-1").splitlines():
         before, _, after = line.partition(" - ")
         fields, rest = before.split(" "), after.split(" ")
-        if rest[0] == FILE_SYSTEM_TYPE:
-            mounts.append(Mount(_unescape(fields[4]), _unescape(rest[1])))
+        kind, source = _unescape(rest[0]), _unescape(rest[1])
+        image = registry.image_of(fields[2], kind, source) if kind.startswith("fuse") else None
+        if image is not None or kind == FILE_SYSTEM_TYPE:
+            mounts.append(Mount(_unescape(fields[4]), image or source, fields[2]))
     return mounts
+
+
+def device_of(directory: str) -> str | None:
+    """Return the ``major:minor`` of what is mounted topmost on a directory, given by its real path.
+
+    Never touches the directory: a daemon that does not serve yet asks this about its own mount.
+    """
+    lines = Path("/proc/self/mountinfo").read_text(encoding="latin-1").splitlines()
+    found = [f[2] for f in (line.split(" ") for line in lines) if _unescape(f[4]) == directory]
+    return found[-1] if found else None
 
 
 def find_mount(directory: str) -> Mount | None:
@@ -52,6 +66,20 @@ def find_mount(directory: str) -> Mount | None:
     wanted = _real_path(directory)
     found = [mount for mount in iter_mounts() if mount.directory == wanted]
     return found[-1] if found else None
+
+
+def find_directory(path: str) -> str:
+    """Return the directory on which a pmemfs is mounted, of that directory or of its image.
+
+    Raises `PmemfsError` with what to do if there is none.
+    """
+    mount = find_mount(path)
+    if mount is None:
+        image = os.path.realpath(path)
+        mount = next((m for m in reversed(iter_mounts()) if m.image == image), None)
+    if mount is None:
+        raise PmemfsError(errno.EINVAL, f"no pmemfs is mounted on {path}, nor from it")
+    return mount.directory
 
 
 def _real_path(directory: str) -> str:

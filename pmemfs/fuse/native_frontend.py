@@ -9,14 +9,21 @@ What is promised to the kernel, and how it is kept:
 
 * *Entries and attributes are valid for hours.* The daemon is the only one who changes them, and
   everything but ``st_blocks`` changes at the kernel's own request. When the write of cached data
-  changes how many pages a file has, its attributes are invalidated.
+  changes how many pages a file has, its attributes are invalidated: before an fsync is answered,
+  and else in the next pause, since a kernel without attributes asks before it takes more data.
 * *Lookup counts are exact.* Each entry in a reply is one hold of its inode, FORGET lets go of
   them. Without OPEN and RELEASE a removed inode lives until its holds are gone, the orphan list
   behind it.
 * *OPEN, OPENDIR, FLUSH and ACCESS answer ENOSYS*, so the kernel stops asking (but ``cache=none``
   opens files for direct I/O). So O_TRUNC comes as SETATTR.
 * *Writeback*: the kernel owns size, mtime and the append position. Cached writes are not stamped;
-  the kernel sends its times.
+  the kernel sends its times. It keeps an error of a cached write for fsync and close. So that a
+  program that only writes hears of it too, and does not go on for ever, attributes are
+  invalidated: the next write(2) asks for them, and gets the error (as NFS does it).
+* *Permissions and the umask*: the kernel checks, where it was told to; the umask is ours to
+  apply, since a default access control list takes its place. Where nobody but root is let in,
+  nothing is checked: a check makes the kernel ask for the attributes of a directory after each
+  change in it.
 * *Set-id bits and file capabilities* are ours to drop when a request says so (KILLPRIV_V2).
 
 One thread serves requests in order and does idle work in between. Only ``fdatasync`` runs in a
@@ -31,25 +38,29 @@ import logging
 import os
 import queue
 import select
+import signal
 import threading
 import time
 from collections.abc import Callable
 
 from pmemfs.errors import PmemfsError
-from pmemfs.fs import Inode, Volume
+from pmemfs.fs import Inode, Volume, acl
 from pmemfs.fuse import protocol as p
+from pmemfs.fuse.activity import OF_OPCODE, Activity
 from pmemfs.fuse.attributes import Attributes
+from pmemfs.fuse.native_mount import max_request_bytes
 from pmemfs.fuse.protocol import InitFlag, Opcode, OpenFlag, SetattrFlag
 from pmemfs.layout.geometry import MAX_FILE_BYTES, NAME_MAX, PAGE_BYTES
 from pmemfs.reclaim import Reclaimer
 
 log = logging.getLogger("pmemfs.fuse")
 
-MAX_WRITE = 1 << 20
 _HEADER_BYTES = p.IN_HEADER.size_bytes
+_NOT_LOOKED_UP = (0,) * 22
 _VALID_S = 24 * 3600
 _NS = 10**9
 _POLL_MOST_S = 1.0
+_OPCODES = 64
 _STEP_EVERY = 256  # requests between two looks at the clock while they never stop coming
 SPIN_S = 50e-6
 _SEEK_DATA = 3
@@ -70,7 +81,7 @@ _WANTED = (
     | InitFlag.EXPLICIT_INVAL_DATA
     | InitFlag.HANDLE_KILLPRIV_V2
     | InitFlag.SETXATTR_EXT
-    | InitFlag.POSIX_ACL
+    | InitFlag.DONT_MASK
     | InitFlag.INIT_EXT
 )
 _WANTED_2 = InitFlag.DIRECT_IO_ALLOW_MMAP >> 32
@@ -79,11 +90,15 @@ Buffer = bytes | bytearray | memoryview
 Reply = Buffer | list[Buffer] | None
 Handler = Callable[[int, int, int, memoryview], Reply]
 
-_unpack_header = p.IN_HEADER.struct.unpack_from
+_unpack_header = p.IN_HEADER.unpacker("opcode", "unique", "nodeid", "uid", "gid")
 _pack_out = p.OUT_HEADER.struct.pack
-_unpack_read = p.READ_IN.struct.unpack_from
-_unpack_write = p.WRITE_IN.struct.unpack_from
+_unpack_getattr = p.GETATTR_IN.unpacker("getattr_flags")
+_unpack_valid = p.SETATTR_IN.unpacker("valid")
+_unpack_times = p.SETATTR_IN.unpacker("mtime", "ctime", "mtimensec", "ctimensec")
+_unpack_read = p.READ_IN.unpacker("offset", "size")
+_unpack_write = p.WRITE_IN.unpacker("offset", "size", "write_flags")
 _pack_written = p.WRITE_OUT.struct.pack
+_NO_ENTRY = p.ENTRY_OUT.pack(entry_valid=_VALID_S)  # node 0: there is none, and that is to be kept
 
 
 _U64 = (1 << 64) - 1
@@ -92,7 +107,8 @@ _U64 = (1 << 64) - 1
 class NativeFrontend:
     """Serves one volume on an open ``/dev/fuse`` descriptor until it is unmounted.
 
-    ``cache`` is ``writeback``, ``writethrough`` or ``none``. ``unmount`` is called, in a thread,
+    ``cache`` is ``writeback``, ``writethrough`` or ``none``. ``checked`` says that the kernel
+    checks permissions, access control lists among them. ``unmount`` is called, in a thread,
     after `request_unmount`, while requests are served; it returns whether the kernel will end the
     connection, or False when it has only detached the directory.
     """
@@ -104,6 +120,7 @@ class NativeFrontend:
         *,
         reclaimer: Reclaimer | None,
         cache: str = "writeback",
+        checked: bool = True,
         xattrs: bool = True,
         owner: tuple[int | None, int | None] = (None, None),
         on_ready: Callable[[], None] = lambda: None,
@@ -112,22 +129,26 @@ class NativeFrontend:
         self._volume = volume
         self._fd = fd
         self._cache = cache
+        self._checked = checked
         self._uid, self._gid = owner
         self._on_ready = on_ready
         self._unmount = unmount
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._buffer = bytearray(MAX_WRITE + PAGE_BYTES)
+        self._max_bytes = max_request_bytes()
+        self._buffer = bytearray(self._max_bytes + PAGE_BYTES)
         self._view = memoryview(self._buffer)
         self._reclaimer = reclaimer
         self._xattrs = Attributes(volume, reclaimer)
         self._next_step = 0.0
         self._done = False
-        self._changed_blocks: int | None = None
+        self._refused: dict[int, int] = {}  # inode: errno of a cached write, to be told the writer
+        self._stale: set[int] = set()  # inodes of which the kernel has attributes out of date
         self._unique = 0  # of the request that is served
         self._syncs: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._syncer = threading.Thread(target=self._run_syncs, name="fdatasync", daemon=True)
         self._handlers = self._make_handlers(xattrs)
-        self.requests = 0
+        self._activity = Activity(volume)
+        self._served = [0] * _OPCODES
 
     def _make_handlers(self, xattrs: bool) -> dict[int, Handler]:
         handlers: dict[int, Handler] = {
@@ -161,7 +182,7 @@ class NativeFrontend:
             Opcode.STATX: self._statx,
             Opcode.FSYNC: self._fsync,
             Opcode.FSYNCDIR: self._fsync,
-            Opcode.SYNCFS: self._fsync,
+            Opcode.SYNCFS: self._syncfs,
             Opcode.INTERRUPT: self._ignore,
         }
         if self._cache == "none":
@@ -205,15 +226,20 @@ class NativeFrontend:
         poller.register(self._wake_read, select.POLLIN)
         buffers = [self._buffer]
         fd = self._fd
-        readv, poll = os.readv, poller.poll
+        readv, poll, dispatch = os.readv, poller.poll, self._dispatch
         os.set_blocking(fd, False)
+        queued = False  # while requests are waiting, they are read without asking for them
+        left = _STEP_EVERY
         while not self._done:
-            if not poll(0) and not self._spin(poll):
-                self._wait(poller)
+            if not queued:
+                queued = bool(poll(0))
+                if not queued and not self._spin(poll):
+                    self._wait(poller)
             try:
                 length = readv(fd, buffers)
-            except BlockingIOError:  # it was a signal
-                self._wait(poller)
+            except BlockingIOError:  # that was all, or a signal
+                queued = False
+                self._sleep(poller, 0)
                 continue
             except OSError as error:
                 if error.errno == errno.ENODEV:  # unmounted
@@ -221,10 +247,14 @@ class NativeFrontend:
                 if error.errno in (errno.ENOENT, errno.EINTR):  # the request was taken back
                     continue
                 raise
-            self.requests += 1
-            self._dispatch(length)
-            if not self.requests % _STEP_EVERY:
+            dispatch(length)
+            left -= 1
+            if not left:
+                left = _STEP_EVERY
+                if self._stale:
+                    self._invalidate_stale()
                 self._step_if_due()
+                self._sleep(poller, 0)
 
     def _spin(self, poll: Callable[[int], list[tuple[int, int]]]) -> bool:
         """Wait a moment without sleeping; tell whether something has come.
@@ -241,8 +271,13 @@ class NativeFrontend:
 
     def _wait(self, poller: select.poll) -> None:
         """Do idle work that is due, then sleep until a request, a signal, or the next step."""
-        delay = self._step_if_due()
-        for fd, _ in poller.poll(delay * 1000):
+        if self._stale:
+            self._invalidate_stale()
+        self._sleep(poller, self._step_if_due())
+
+    def _sleep(self, poller: select.poll, timeout_s: float) -> None:
+        """Sleep until a request or a signal comes; of a signal begin to unmount."""
+        for fd, _ in poller.poll(timeout_s * 1000):
             if fd == self._wake_read:
                 os.read(self._wake_read, 64)
                 if not self._done:
@@ -257,6 +292,9 @@ class NativeFrontend:
         if now >= self._next_step:
             try:
                 delay = min(self._reclaimer.step(), _POLL_MOST_S)
+                self._activity.store_if_due(
+                    (OF_OPCODE.get(opcode), n) for opcode, n in enumerate(self._served) if n
+                )
             except Exception:
                 log.exception("unexpected error in idle work")
                 delay = _POLL_MOST_S
@@ -265,17 +303,16 @@ class NativeFrontend:
         return self._next_step - now
 
     def _dispatch(self, length: int) -> None:
-        _, opcode, unique, nodeid, uid, gid, _, _, _ = _unpack_header(self._buffer)
+        opcode, unique, nodeid, uid, gid = _unpack_header(self._buffer)
         handler = self._handlers.get(opcode)
         self._unique = unique
         if handler is None:
             self._send_error(unique, errno.ENOSYS)
             return
+        self._served[opcode] += 1
         try:
             reply = handler(nodeid, uid, gid, self._view[_HEADER_BYTES:length])
         except OSError as error:
-            if error.errno == errno.EUCLEAN:
-                log.error("%s", error)
             self._send_error(unique, error.errno or errno.EIO)
         except Exception:
             log.exception("unexpected error in request %s of inode %d", opcode, nodeid)
@@ -283,16 +320,15 @@ class NativeFrontend:
         else:
             if reply is not None:
                 self._send(unique, reply)
-            if self._changed_blocks is not None:
-                self._invalidate_attributes(self._changed_blocks)
-                self._changed_blocks = None
 
     def _send(self, unique: int, reply: Buffer | list[Buffer]) -> None:
-        buffers = reply if type(reply) is list else [reply]
-        size = 16
-        for buffer in buffers:
-            size += len(buffer)
-        self._write_device([_pack_out(size, 0, unique), *buffers])
+        if isinstance(reply, list):
+            size = 16
+            for buffer in reply:
+                size += len(buffer)
+            self._write_device([_pack_out(size, 0, unique), *reply])
+        else:
+            self._write_device([_pack_out(16 + len(reply), 0, unique), reply])
 
     def _send_error(self, unique: int, code: int) -> None:
         self._write_device([_pack_out(16, -code, unique)])
@@ -301,15 +337,20 @@ class NativeFrontend:
         try:
             os.writev(self._fd, buffers)
         except OSError as error:
+            if error.errno == errno.EFAULT:  # the kernel could not read the mapping either
+                signal.raise_signal(signal.SIGBUS)
             # ENOENT: the caller was killed meanwhile; ENODEV: unmounted
             if error.errno not in (errno.ENOENT, errno.ENODEV):
                 log.error("the kernel refused a reply: %s", error)
 
-    def _invalidate_attributes(self, ino: int) -> None:
-        body = p.NOTIFY_INVAL_INODE_OUT.struct.pack(ino, -1, 0)
-        header = _pack_out(16 + len(body), p.NOTIFY_INVAL_INODE, 0)
-        with contextlib.suppress(OSError):  # ENOENT: the kernel does not know the inode
-            os.writev(self._fd, [header, body])
+    def _invalidate_stale(self) -> None:
+        """Let the kernel ask again for attributes that have changed behind its back."""
+        header = _pack_out(16 + p.NOTIFY_INVAL_INODE_OUT.size_bytes, p.NOTIFY_INVAL_INODE, 0)
+        for ino in self._stale:
+            body = p.NOTIFY_INVAL_INODE_OUT.struct.pack(ino, -1, 0)
+            with contextlib.suppress(OSError):  # ENOENT: the kernel does not know the inode
+                os.writev(self._fd, [header, body])
+        self._stale.clear()
 
     # -- connection --------------------------------------------------------------------------
 
@@ -324,18 +365,20 @@ class NativeFrontend:
             wanted |= InitFlag.WRITEBACK_CACHE
         if self._cache != "none":
             wanted |= InitFlag.NO_OPEN_SUPPORT
+        if self._checked:
+            wanted |= InitFlag.POSIX_ACL
         self._volume.hold(p.ROOT_NODEID)
         self._on_ready()
         return p.INIT_OUT.pack(
             major=p.VERSION[0],
             minor=min(minor, p.VERSION[1]),
-            max_readahead=max_readahead,
+            max_readahead=max(max_readahead, self._max_bytes),
             flags=flags & wanted,
             max_background=64,
             congestion_threshold=48,
-            max_write=MAX_WRITE,
+            max_write=self._max_bytes,
             time_gran=1,
-            max_pages=MAX_WRITE // PAGE_BYTES,
+            max_pages=self._max_bytes // PAGE_BYTES,
             flags2=_WANTED_2 if flags & InitFlag.INIT_EXT else 0,
         )
 
@@ -378,6 +421,13 @@ class NativeFrontend:
         head = (inode.ino, inode.generation, _VALID_S, _VALID_S, 0, 0)
         return head + self._attributes(inode)
 
+    def _listed_entry(self, ino: int) -> tuple[int, ...]:
+        """As `_entry`; a damaged inode does not hide the others, a lookup of it is the error."""
+        try:
+            return self._entry(self._volume.inode(ino))
+        except PmemfsError:
+            return _NOT_LOOKED_UP
+
     def _entry_reply(self, inode: Inode) -> bytes:
         return p.ENTRY_OUT.struct.pack(*self._entry(inode))
 
@@ -385,30 +435,35 @@ class NativeFrontend:
         return p.ATTR_OUT.struct.pack(_VALID_S, 0, 0, *self._attributes(inode))
 
     def _lookup(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        try:
-            return self._entry_reply(self._volume.lookup(nodeid, bytes(body[:-1])))
-        except PmemfsError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            return p.ENTRY_OUT.pack(entry_valid=_VALID_S)  # node 0: a negative entry to keep
+        inode = self._volume.find(nodeid, bytes(body[:-1]))
+        return _NO_ENTRY if inode is None else self._entry_reply(inode)
 
     def _forget(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        self._volume.release(nodeid, p.FORGET_IN.struct.unpack_from(body)[0])
+        self._release_node(nodeid, p.FORGET_IN.struct.unpack_from(body)[0])
         return None
+
+    def _release_node(self, nodeid: int, count: int) -> None:
+        self._refused.pop(nodeid, None)
+        self._volume.release(nodeid, count)
 
     def _batch_forget(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         count = p.BATCH_FORGET_IN.struct.unpack_from(body)[0]
         for place in range(count):
             start = p.BATCH_FORGET_IN.size_bytes + place * p.FORGET_ONE.size_bytes
-            self._volume.release(*p.FORGET_ONE.struct.unpack_from(body, start))
+            self._release_node(*p.FORGET_ONE.struct.unpack_from(body, start))
         return None
 
     def _getattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        if nodeid in self._refused and _unpack_getattr(body)[0] & p.GETATTR_FH:
+            # only a writer asks with its open file: see the opening on writeback
+            raise PmemfsError(self._refused.pop(nodeid), "what was written before did not fit")
         return self._attr_reply(self._volume.inode(nodeid))
 
     def _setattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        (valid,) = _unpack_valid(body)
+        if valid == _WRITTEN_BACK:
+            return self._attr_reply(self._set_written_back(nodeid, body))
         request = p.SETATTR_IN.unpack(body)
-        valid = request["valid"]
         now = self._volume.options.clock.now_ns()
 
         def field(flag: int, name: str) -> int | None:
@@ -419,13 +474,8 @@ class NativeFrontend:
                 return now
             if not valid & flag:
                 return None
-            seconds = request[name]
-            seconds -= (seconds >> 63) << 64
-            return int(seconds * _NS + request[name + "nsec"])
+            return _signed_ns(request[name], request[name + "nsec"])
 
-        if valid == _WRITTEN_BACK and not self._volume.inode(nodeid).nlink:
-            # under writeback the kernel hands in its times at each unlink, even the last
-            return self._attr_reply(self._volume.inode(nodeid))
         inode = self._volume.setattr(
             nodeid,
             mode=field(SetattrFlag.MODE, "mode"),
@@ -440,6 +490,16 @@ class NativeFrontend:
             or not valid & ~SetattrFlag.CTIME,
         )
         return self._attr_reply(inode)
+
+    def _set_written_back(self, nodeid: int, body: memoryview) -> Inode:
+        """Take the times that the kernel keeps under writeback."""
+        inode = self._volume.inode(nodeid)
+        if not inode.nlink:  # it hands them in at each unlink, even the last
+            return inode
+        mtime_s, ctime_s, mtime_ns, ctime_ns = _unpack_times(body)
+        return self._volume.setattr(
+            nodeid, mtime_ns=_signed_ns(mtime_s, mtime_ns), ctime_ns=_signed_ns(ctime_s, ctime_ns)
+        )
 
     def _statx(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         inode = self._volume.inode(nodeid)
@@ -552,25 +612,35 @@ class NativeFrontend:
     # -- data --------------------------------------------------------------------------------
 
     def _read(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        _, offset, size, _, _, _, _ = _unpack_read(body)
+        offset, size = _unpack_read(body)
         return self._volume.read(nodeid, offset, size)  # type: ignore[return-value]
 
     def _write(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        _, offset, size, flags, _, _, _ = _unpack_write(body)
+        offset, size, flags = _unpack_write(body)
         volume = self._volume
         inode = volume.inode(nodeid)
         if flags & p.WRITE_KILL_SUIDGID or inode.xattr:
             volume.drop_privileges(nodeid, set_id=bool(flags & p.WRITE_KILL_SUIDGID))
+        data = body[40 : 40 + size]
+        if flags & _WRITE_CACHE:
+            return self._write_cached(inode, offset, data)
+        return _pack_written(volume.write(nodeid, offset, data), 0)
+
+    def _write_cached(self, inode: Inode, offset: int, data: memoryview) -> Reply:
+        """Store what the kernel had cached: all of it, or it hears an error."""
         pages = inode.pages
-        cached = flags & _WRITE_CACHE
-        stamp = not cached or self._cache != "writeback"
-        written = volume.write(nodeid, offset, body[40 : 40 + size], stamp=stamp)
-        if cached and inode.pages != pages:
-            self._changed_blocks = nodeid
-        if cached and written < size:
-            # the kernel does not look at the count of what it writes back: only an error is heard
-            code = errno.EFBIG if offset + size > MAX_FILE_BYTES else errno.ENOSPC
-            raise PmemfsError(code, "a part of the cached data could not be stored")
+        stamp = self._cache != "writeback"
+        try:
+            written = self._volume.write(inode.ino, offset, data, stamp=stamp)
+            if written < len(data):  # the kernel does not look at the count
+                code = errno.EFBIG if offset + len(data) > MAX_FILE_BYTES else errno.ENOSPC
+                raise PmemfsError(code, "a part of the cached data could not be stored")
+        except PmemfsError as error:
+            self._refused[inode.ino] = error.errno or errno.EIO
+            self._stale.add(inode.ino)
+            raise
+        if inode.pages != pages:
+            self._stale.add(inode.ino)
         return _pack_written(written, 0)
 
     def _fallocate(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
@@ -618,6 +688,14 @@ class NativeFrontend:
     def _fsync(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         """Flush and fence here, then let the other thread sync the host and reply."""
         self._volume.flush(nodeid)
+        return self._sync_host()
+
+    def _syncfs(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
+        self._volume.flush_all()
+        return self._sync_host()
+
+    def _sync_host(self) -> Reply:
+        self._invalidate_stale()
         self._syncs.put(self._unique)
         return None
 
@@ -633,7 +711,7 @@ class NativeFrontend:
     # -- directories -------------------------------------------------------------------------
 
     def _readdir(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        _, after, size, _, _, _, _ = _unpack_read(body)
+        after, size = _unpack_read(body)
         parts: list[Buffer] = []
         pack = p.DIRENT.struct.pack
         for name, ino, file_type, cookie in self._volume.readdir(nodeid, after):
@@ -645,7 +723,7 @@ class NativeFrontend:
         return b"".join(parts)
 
     def _readdirplus(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        _, after, size, _, _, _, _ = _unpack_read(body)
+        after, size = _unpack_read(body)
         parts: list[Buffer] = []
         pack = p.DIRENTPLUS.struct.pack
         volume = self._volume
@@ -654,10 +732,8 @@ class NativeFrontend:
             size -= (length + 7) & ~7
             if size < 0:
                 break
-            if cookie <= 2:  # . and .. are not looked up by this
-                entry: tuple[int, ...] = (0,) * 22
-            else:
-                entry = self._entry(volume.inode(ino))
+            # . and .. are not looked up by this
+            entry = _NOT_LOOKED_UP if cookie <= 2 else self._listed_entry(ino)
             parts.append(
                 pack(*entry, ino, cookie, len(name), file_type) + name + bytes(-length & 7)
             )
@@ -668,11 +744,12 @@ class NativeFrontend:
     def _getxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         (size, _) = p.GETXATTR_IN.struct.unpack_from(body)
         name = bytes(body[p.GETXATTR_IN.size_bytes : -1])
-        return _sized(self._xattrs.get(nodeid, name), size)
+        return _sized(self._xattrs.getxattr(uid, nodeid, name), size)
 
     def _listxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         (size, _) = p.GETXATTR_IN.struct.unpack_from(body)
-        names = self._xattrs.list(nodeid)
+        # the kernel guards each trusted.* attribute, but not the list
+        names = self._volume.listxattr(nodeid, trusted=uid == 0)
         return _sized(b"".join(name + b"\0" for name in names), size)
 
     def _setxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
@@ -680,12 +757,19 @@ class NativeFrontend:
         rest = bytes(body[p.SETXATTR_IN.size_bytes :])
         name, _, value = rest.partition(b"\0")
         drop = bool(more & p.SETXATTR_ACL_KILL_SGID)
-        self._xattrs.set(nodeid, name, value[:size], flags, drop_set_gid=drop)
+        self._xattrs.setxattr(uid, nodeid, name, value[:size], flags, drop_set_gid=drop)
+        if name in acl.NAMES and not self._checked:  # it may have changed the mode
+            self._stale.add(nodeid)
         return b""
 
     def _removexattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        self._xattrs.remove(nodeid, bytes(body[:-1]))
+        self._xattrs.removexattr(uid, nodeid, bytes(body[:-1]))
         return b""
+
+
+def _signed_ns(seconds: int, nanoseconds: int) -> int:
+    """Return a time of the protocol, whose seconds may be negative, in ns."""
+    return (seconds - ((seconds >> 63) << 64)) * _NS + nanoseconds
 
 
 def _statx_time(name: str, time_ns: int) -> dict[str, int]:

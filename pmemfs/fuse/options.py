@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
 from pmemfs.errors import PmemfsError
+from pmemfs.fs.damage import ERRORS, Errors
 from pmemfs.fs.placement import DEFAULT_THRESHOLD_PAGES, threshold_pages
+from pmemfs.layout.records import Persist
 
 HELP = """\
 ro, rw                 read-only: writes nothing, not even the journal's replay; or not
@@ -19,11 +22,17 @@ promote=PERCENT        a 2 MiB piece of a file becomes a whole extent when this 
                        populated (56)
 cache=MODE             writeback, writethrough or none: what the kernel keeps of file data
                        (native: writeback; fusepy: writethrough, or none)
+errors=ACTION          on damage found while mounted: remount-ro (default), so that changes are
+                       refused and reads go on; or continue
+persist=MODE           cache: what is durable survives the daemon's death (default); disk: the
+                       host's power loss too; each change waits for the host's disk twice
+fsname=NAME            show this in place of the image in mount, df and /proc/mounts
+subtype=NAME           show fuse.NAME there as the type, in place of fuse.pmemfs
 uid=N, gid=N           show all files as owned by this user or group
 noxattr                no extended attributes
 attr_timeout=SECONDS   fusepy only: how long the kernel keeps attributes (1)
-allow_other            let other users in; switches default_permissions on
-default_permissions    let the kernel check permissions
+allow_other            let other users in
+default_permissions    let the kernel check permissions; on unless only root is let in
 dev, suid, exec, sync, dirsync and their no-forms as for mount(8)"""
 
 # option: (flag of mount(2), whether the flag is wanted)
@@ -43,14 +52,19 @@ MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
 CACHE_MODES = ("writeback", "writethrough", "none")
+PERSIST_MODES = {mode.name.lower(): mode for mode in Persist}
 _IGNORED = {"rw", "defaults", "auto", "noauto", "user", "nouser", "users", "_netdev", "nofail"}
 
 
 @dataclass
 class MountOptions:
-    """Checked options, for any front end. ``cache`` is None unless it was asked for."""
+    """Checked options, for any front end. ``cache`` is None unless it was asked for.
+
+    ``fsname`` is the source that the kernel's table shows, ``subtype`` stands in its type.
+    """
 
     fsname: str
+    subtype: str = SUBTYPE
     read_only: bool = False
     idle_s: float = 30.0
     most_descriptors: int | None = None
@@ -58,6 +72,8 @@ class MountOptions:
     threshold_pages: int = DEFAULT_THRESHOLD_PAGES
     xattrs: bool = True
     cache: str | None = None
+    persist: Persist = Persist.CACHE
+    errors: Errors = "remount-ro"
     attr_timeout_s: float = 1.0
     uid: int | None = None
     gid: int | None = None
@@ -75,6 +91,11 @@ class MountOptions:
         return flags
 
     @property
+    def kind(self) -> str:
+        """The type that the kernel's table shows."""
+        return f"fuse.{self.subtype}"
+
+    @property
     def escaped_fsname(self) -> str:
         """The source as it stands in a list of options, for libfuse and fusermount3."""
         return self.fsname.replace("\\", "\\\\").replace(",", "\\,")
@@ -85,7 +106,7 @@ class MountOptions:
             raise PmemfsError(errno.EINVAL, "cache=writeback needs --frontend native")
         options: dict[str, Any] = {
             "fsname": self.escaped_fsname,
-            "subtype": SUBTYPE,
+            "subtype": self.subtype,
             "use_ino": True,
             "big_writes": True,
             "nonempty": True,
@@ -111,7 +132,7 @@ def parse(texts: list[str], image: str) -> MountOptions:
         for option in filter(None, text.split(",")):
             name, equals, value = option.partition("=")
             _apply(options, name, value if equals else None)
-    options.default_permissions |= options.allow_other
+    options.default_permissions |= options.allow_other or os.geteuid() != 0
     return options
 
 
@@ -130,10 +151,22 @@ def _apply(options: MountOptions, name: str, value: str | None) -> None:
         if value not in CACHE_MODES:
             raise PmemfsError(errno.EINVAL, f"cache is one of {', '.join(CACHE_MODES)}")
         options.cache = value
+    elif name == "errors":
+        if value not in ERRORS:
+            raise PmemfsError(errno.EINVAL, f"errors is one of {', '.join(ERRORS)}")
+        options.errors = ERRORS[ERRORS.index(value)]
+    elif name == "persist":
+        if value not in PERSIST_MODES:
+            raise PmemfsError(errno.EINVAL, f"persist is one of {', '.join(PERSIST_MODES)}")
+        options.persist = PERSIST_MODES[value]
     elif name == "noxattr":
         options.xattrs = False
     elif name == "attr_timeout":
         options.attr_timeout_s = _number(name, value, 0, 10**9)
+    elif name in ("fsname", "subtype"):
+        if not value:
+            raise PmemfsError(errno.EINVAL, f"the mount option {name} wants a name")
+        setattr(options, name, value)
     elif name in ("uid", "gid"):
         setattr(options, name, int(_number(name, value, 0, 2**32 - 2)))
     elif name in ("allow_other", "default_permissions"):

@@ -73,6 +73,7 @@ SETATTR_IN = _message(
     "valid:u32 padding:u32 fh:u64 size:u64 lock_owner:u64 atime:u64 mtime:u64 ctime:u64 "
     "atimensec:u32 mtimensec:u32 ctimensec:u32 mode:u32 unused4:u32 uid:u32 gid:u32 unused5:u32",
 )
+GETATTR_IN = _message("fuse_getattr_in", 16, "getattr_flags:u32 dummy:u32 fh:u64")
 OPEN_IN = _message("fuse_open_in", 8, "flags:u32 open_flags:u32")
 READ_IN = _message(
     "fuse_read_in",
@@ -181,6 +182,7 @@ class InitFlag(IntFlag):
     ATOMIC_O_TRUNC = 1 << 3
     EXPORT_SUPPORT = 1 << 4
     BIG_WRITES = 1 << 5
+    DONT_MASK = 1 << 6
     AUTO_INVAL_DATA = 1 << 12
     DO_READDIRPLUS = 1 << 13
     READDIRPLUS_AUTO = 1 << 14
@@ -231,6 +233,7 @@ FS_IOC_SETFLAGS = 0x40086602
 FS_IOC_FSGETXATTR = 0x801C581F
 FS_IOC_FSSETXATTR = 0x401C5820
 INODE_FLAGS = 0x30
+GETATTR_FH = 1 << 0
 WRITE_KILL_SUIDGID = 1 << 2
 OPEN_KILL_SUIDGID = 1 << 0
 SETXATTR_ACL_KILL_SGID = 1 << 0

@@ -6,8 +6,6 @@ small extent, under the current mount generation, while a daemon lives.
 
 from __future__ import annotations
 
-import zlib
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,19 +13,18 @@ from numpy.typing import NDArray
 
 from pmemfs.inspect.reader import Heads, Reader
 from pmemfs.layout.geometry import (
-    HEAD_BYTES,
     PAGE_BYTES,
     SPLIT_TABLE_BYTES,
     pfn_to_extent,
     pfn_to_offset,
 )
 from pmemfs.layout.records import HEAD, Kind, PageFlag
+from pmemfs.layout.sums import bad_sums
 
 TABLE_SHIFT = 8
 MAX_USED = 511
 KIND_NAMES = {int(kind): kind.name.lower() for kind in Kind}
 
-_SUMMED_BYTES = HEAD.offset_of["checksum"]
 _TABLE_PAGES = SPLIT_TABLE_BYTES // PAGE_BYTES
 
 
@@ -91,33 +88,9 @@ def read_table(reader: Reader, extent: int, table_pfn: int) -> bytes | None:
     return reader.read(pfn_to_offset(table_pfn), SPLIT_TABLE_BYTES)
 
 
-@cache
-def _checksum_tables() -> tuple[NDArray[np.uint32], int]:
-    # CRC-32 is affine: the sum is that of zeros, changed by each byte on its own.
-    zero = zlib.crc32(bytes(_SUMMED_BYTES))
-    tables = np.empty((_SUMMED_BYTES, 256), np.uint32)
-    body = bytearray(_SUMMED_BYTES)
-    for place in range(_SUMMED_BYTES):
-        for value in range(256):
-            body[place] = value
-            tables[place, value] = zlib.crc32(body) ^ zero
-        body[place] = 0
-    return tables, zero
-
-
-def bad_checksums(heads: Heads) -> NDArray[np.bool_]:
-    """Return which heads ``(n,) bool`` have a wrong checksum; a durable half of zeros has none."""
-    tables, zero = _checksum_tables()
-    data = heads.view(np.uint8).reshape(-1, HEAD_BYTES)
-    sums = np.full(len(heads), zero, np.uint32)
-    for place in range(_SUMMED_BYTES):
-        sums ^= tables[place][data[:, place]]
-    return (sums != heads["checksum"]) & data[:, : _SUMMED_BYTES + 4].any(axis=1)
-
-
 def is_sound(head: dict[str, Any]) -> bool:
     """Tell whether the checksum of one head is right, or needs none."""
-    return not bad_checksums(np.frombuffer(HEAD.pack(**head), HEAD.dtype))[0]
+    return not bad_sums(np.frombuffer(HEAD.pack(**head), HEAD.dtype))[0]
 
 
 def runs_of(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

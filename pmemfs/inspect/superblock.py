@@ -57,7 +57,7 @@ def _control(reader: Reader) -> dict[str, Any]:
     return fields | {
         "committed": committed & ~NOTHING_TO_REPLAY,
         "nothing_to_replay": bool(committed & NOTHING_TO_REPLAY),
-        "mounted": fields["state"] == MountState.MOUNTED,
+        "mounted": fields["state"] != MountState.CLEAN,
     }
 
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pmemfs.inspect.heads import (
     MAX_USED,
     TABLE_SHIFT,
-    bad_checksums,
     counted_kinds,
     read_table,
     split_mask,
@@ -28,6 +27,7 @@ from pmemfs.layout.geometry import (
     SPLIT_TABLE_BYTES,
 )
 from pmemfs.layout.records import PAGE_DESCRIPTOR, Kind, PageFlag
+from pmemfs.layout.sums import bad_sums
 
 
 class _Totals:
@@ -61,7 +61,7 @@ class _Totals:
         flagged = (heads["table"] & int(PageFlag.SPLIT)) != 0
         current = flagged & (heads["generation"] == self.reader.generation)
         live = np.bool_(self.reader.live)
-        self._remark(first, bad_checksums(heads), "have a head with a wrong checksum")
+        self._remark(first, bad_sums(heads), "have a head with a wrong checksum")
         self._remark(first, kinds > max(Kind), "are of an unknown kind; counted as metadata")
         self._remark(first, paged & (heads["used"] > MAX_USED), "use more than 511 pages")
         self._remark(first, live & current & ~split, "are split but not small")

@@ -19,18 +19,16 @@ before it returns: its homes are fenced and ``committed`` gets bit 63, nothing t
 
 from __future__ import annotations
 
+import errno
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from pmemfs.device import MappedDevice
-from pmemfs.errors import InvariantError
+from pmemfs.errors import InvariantError, PmemfsError
 from pmemfs.journal.sequence import SequenceWord
 from pmemfs.journal.transaction import Transaction
 from pmemfs.layout.geometry import (
     CONTROL_OFFSET,
     JOURNAL_SLOT_BYTES,
-    PAGE_BYTES,
     PAGE_SHIFT,
     journal_slot_offset,
 )
@@ -47,6 +45,8 @@ MAX_PAYLOAD_BYTES = JOURNAL_SLOT_BYTES - JOURNAL_HEADER.size_bytes
 
 _pack_entry = JOURNAL_ENTRY.struct.pack
 _pack_header = JOURNAL_HEADER.struct.pack
+_STORE = int(EntryKind.STORE)
+_PADDING = [bytes(n) for n in range(8)]
 _ZEROS = bytes(1 << 16)
 
 
@@ -58,7 +58,11 @@ def store_zeros(device: MappedDevice, offset: int, length: int) -> None:
 
 
 class Journal:
-    """The journal of one device. ``sequence`` is the number of the last commit."""
+    """The journal of one device. ``sequence`` is the number of the last commit.
+
+    ``failure`` says what went wrong, once a commit has failed half-way: a recovery will do it whole
+    or not at all, but nothing may be committed on top of it.
+    """
 
     def __init__(self, device: MappedDevice, live: SequenceWord) -> None:
         committed = device.words[COMMITTED_OFFSET >> 3]
@@ -66,22 +70,22 @@ class Journal:
         self._live = live
         self.sequence = committed & ~NOTHING_TO_REPLAY
         self._retired = bool(committed & NOTHING_TO_REPLAY)
+        self._stopped = False
+        self.failure: str | None = None
 
-    @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
-        """Give a transaction; commit it at the end of the block, abort it on an exception.
+    def transaction(self) -> Transaction:
+        """Give a transaction for a ``with``: committed at its end, aborted on an exception.
 
-        Everything in it is durable on return.
+        Everything in it is durable when the block has ended. Raises EROFS after `stop`.
         """
-        tx = Transaction(self._device)
-        try:
-            yield tx
-            self._commit(tx)
-        except BaseException:
-            tx.abort()
-            raise
-        for action in tx.after:
-            action()
+        if self._stopped:
+            raise PmemfsError(errno.EROFS, "read-only since damage was found")
+        return Transaction(self._device, self._commit)
+
+    def stop(self) -> None:
+        """Begin no transaction any more."""
+        self._stopped = True
+        self._live.settle()
 
     def retire(self) -> None:
         """Make the homes of the last transaction durable and leave nothing to replay."""
@@ -95,42 +99,47 @@ class Journal:
         device = self._device
         stores = [*tx.records.items(), *tx.stores]
         payload = self._payload(stores, tx.zeros)
-        for offset, data in stores:
-            device.back(offset, len(data))
-        for pfn, page in tx.fresh.items():
-            device.back(pfn << PAGE_SHIFT, PAGE_BYTES)
-            device.store(pfn << PAGE_SHIFT, page)
-            device.flush(pfn << PAGE_SHIFT, PAGE_BYTES)
+        device.back_all(stores)
+        if tx.fresh:
+            self._store_fresh(tx.fresh)
         sequence = self.sequence + 1
-        slot = journal_slot_offset(sequence)
-        header = _pack_header(
-            sequence, len(payload), len(stores) + len(tx.zeros), zlib.crc32(payload), b"", 0
-        )[:-4]
-        header += zlib.crc32(header).to_bytes(4, "little")
-        device.store(slot, header + payload)
-        device.flush(slot, len(header) + len(payload))
+        count = len(stores) + len(tx.zeros)
+        header = _pack_header(sequence, len(payload), count, zlib.crc32(payload), b"", 0)[:-4]
+        slot = b"".join((header, zlib.crc32(header).to_bytes(4, "little"), payload))
+        device.store_all(((journal_slot_offset(sequence), slot),))
+        try:
+            self._publish(sequence, stores, tx.zeros)
+        except BaseException as error:
+            self.failure = f"transaction {sequence} failed half-way: {error}"
+            raise
+
+    def _publish(
+        self, sequence: int, stores: list[tuple[int, bytes]], zeros: list[tuple[int, int]]
+    ) -> None:
+        """Do steps 3 and 4. If this fails, memory and device may disagree: see `failure`."""
+        device = self._device
         device.publish(COMMITTED_OFFSET, sequence)
         self.sequence = sequence
         self._retired = False
         self._live.enter()
-        for offset, data in stores:
-            device.store(offset, data)
-            device.flush(offset, len(data))
-        for offset, length in tx.zeros:
+        device.store_all(stores)
+        for offset, length in zeros:
             store_zeros(device, offset, length)
         self._live.leave()
-        if tx.zeros:
+        if zeros:
             self.retire()
+
+    def _store_fresh(self, pages: dict[int, bytearray]) -> None:
+        ranges = [(pfn << PAGE_SHIFT, page) for pfn, page in pages.items()]
+        self._device.back_all(ranges)
+        self._device.store_all(ranges)
 
     @staticmethod
     def _payload(stores: list[tuple[int, bytes]], zeros: list[tuple[int, int]]) -> bytes:
-        parts = []
+        parts: list[bytes] = []
         for offset, data in stores:
             length = len(data)
-            parts.append(_pack_entry(offset, length, EntryKind.STORE))
-            parts.append(data)
-            if length & 7:
-                parts.append(bytes(-length & 7))
+            parts += (_pack_entry(offset, length, _STORE), data, _PADDING[-length & 7])
         parts += [_pack_entry(offset, length, EntryKind.ZERO) for offset, length in zeros]
         payload = b"".join(parts)
         if len(payload) > MAX_PAYLOAD_BYTES:

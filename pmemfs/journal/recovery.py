@@ -12,14 +12,25 @@ from typing import NamedTuple
 from pmemfs.device import MappedDevice
 from pmemfs.errors import DamagedImageError
 from pmemfs.journal.journal import COMMITTED_OFFSET, MAX_PAYLOAD_BYTES, store_zeros
-from pmemfs.layout.geometry import journal_slot_offset
+from pmemfs.layout.geometry import (
+    CONTROL_OFFSET,
+    HEAD_TABLE_OFFSET,
+    WORD_BYTES,
+    Geometry,
+    extent_to_offset,
+    journal_slot_offset,
+)
 from pmemfs.layout.records import (
+    CONTROL,
     JOURNAL_ENTRY,
     JOURNAL_HEADER,
     NOTHING_TO_REPLAY,
     EntryKind,
     is_sealed,
 )
+
+_KINDS = tuple(EntryKind)
+_ORPHANS_OFFSET = CONTROL_OFFSET + CONTROL.offset_of["orphan_first"]
 
 
 class Replay(NamedTuple):
@@ -55,10 +66,23 @@ def read_transaction(device: MappedDevice, sequence: int) -> list[tuple[int, int
         if kind == EntryKind.STORE:
             data = bytes(payload[position : position + length])
             position += length + (-length & 7)
-        if position > size or offset + length > device.size_bytes:
-            raise DamagedImageError(f"transaction {sequence} reaches outside the image", slot)
+        if position > size or kind not in _KINDS or not _is_home(device, offset, length):
+            raise DamagedImageError(
+                f"transaction {sequence} in the journal would change what no transaction may", slot
+            )
         entries.append((offset, length, data))
     return entries
+
+
+def _is_home(device: MappedDevice, offset: int, length: int) -> bool:
+    """Tell whether transactions may change this range of the device."""
+    geometry = Geometry.of_size(device.size_bytes)
+    homes = (
+        (_ORPHANS_OFFSET, _ORPHANS_OFFSET + WORD_BYTES),
+        (HEAD_TABLE_OFFSET, HEAD_TABLE_OFFSET + geometry.head_table_bytes),
+        (extent_to_offset(geometry.first_inode_extent), geometry.device_bytes),
+    )
+    return any(low <= offset and offset + length <= high for low, high in homes)
 
 
 def recover(device: MappedDevice) -> Replay | None:

@@ -11,6 +11,7 @@ from pmemfs.layout.geometry import CONTROL_OFFSET
 from pmemfs.layout.records import CONTROL
 
 _OFFSET = CONTROL_OFFSET + CONTROL.offset_of["sequence"]
+_MASK = (1 << 64) - 1
 
 
 class SequenceWord:
@@ -22,10 +23,15 @@ class SequenceWord:
 
     def enter(self) -> None:
         """Say that home stores or descriptors are about to move."""
-        self._value += 1
+        self._value = self._value + 1 & _MASK
         self._device.store(_OFFSET, self._value.to_bytes(8, "little"))
+
+    def settle(self) -> None:
+        """Leave, if something has failed between `enter` and `leave`."""
+        if self._value & 1:
+            self.leave()
 
     def leave(self) -> None:
         """Say that they have moved."""
-        self._value += 1
+        self._value = self._value + 1 & _MASK
         self._device.store(_OFFSET, self._value.to_bytes(8, "little"))

@@ -19,19 +19,50 @@ from pmemfs.layout.geometry import EXTENT_PAGE_SHIFT, PAGE_BYTES, PAGE_SHIFT
 
 
 class Transaction:
-    """Changes to be made together; built by one operation, committed once."""
+    """Changes to be made together; built by one operation, committed once.
 
-    __slots__ = ("_device", "_pages", "after", "fresh", "records", "stores", "undo", "zeros")
+    A context manager: the end of the block commits, an exception aborts.
+    """
 
-    def __init__(self, device: MappedDevice) -> None:
+    __slots__ = (
+        "_commit",
+        "_device",
+        "_pages",
+        "after",
+        "freed",
+        "fresh",
+        "records",
+        "stores",
+        "undo",
+        "zeros",
+    )
+
+    def __init__(self, device: MappedDevice, commit: Callable[[Transaction], None]) -> None:
         self._device = device
+        self._commit = commit
         self._pages: dict[int, bytearray] = {}
+        self.freed: set[int] = set()  # first pages of what was freed: nothing is freed twice
         self.fresh: dict[int, bytearray] = {}
         self.records: dict[int, bytes] = {}
         self.stores: list[tuple[int, bytes]] = []
         self.zeros: list[tuple[int, int]] = []
         self.after: list[Callable[[], Any]] = []
         self.undo: list[Callable[[], Any]] = []
+
+    def __enter__(self) -> Transaction:
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if kind is None:
+            try:
+                self._commit(self)
+            except BaseException:
+                self.abort()
+                raise
+            for action in self.after:
+                action()
+        else:
+            self.abort()
 
     def put(self, offset: int, record: bytes) -> None:
         """Redo a whole record at ``offset``; a later one at the same place replaces it."""

@@ -7,6 +7,7 @@ field; a violation is an `InvariantError` at import.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +91,20 @@ class Record:
             else:
                 out[field.name] = next(values)
         return out
+
+    def unpacker(self, *names: str) -> Callable[..., tuple[Any, ...]]:
+        """Return an ``unpack_from`` that gives some fields only, named in their order."""
+        code = "<"
+        wanted = list(names)
+        for field in self.fields:
+            if wanted and field.name == wanted[0]:
+                code += self._struct_code(field)
+                del wanted[0]
+            else:
+                code += f"{field.size_bytes}x"
+        if wanted:
+            raise InvariantError(f"{self.name} has no field {wanted[0]}, or not in this order")
+        return struct.Struct(code).unpack_from
 
     def pack(self, **values: Any) -> bytes:
         """Return the record; fields not named are zero. Unknown names raise ``TypeError``."""

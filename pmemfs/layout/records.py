@@ -68,10 +68,42 @@ class InodeFlag(IntFlag):
 
 
 class MountState(IntEnum):
-    """Whether the image was closed by the last that had it open for writing."""
+    """Whether the image was closed by the last that had it open for writing.
+
+    DAMAGED: it was found damaged then, and not closed as clean.
+    """
 
     CLEAN = 0
     MOUNTED = 1
+    DAMAGED = 2
+
+
+class Persist(IntEnum):
+    """What a mount promises to survive: the daemon's death, or the host's power loss too."""
+
+    CACHE = 0
+    DISK = 1
+
+
+class RequestKind(IntEnum):
+    """What a front end is asked for, in the order of ``Activity.requests``."""
+
+    LOOKUP = 0
+    GETATTR = 1
+    SETATTR = 2
+    READ = 3
+    WRITE = 4
+    CREATE = 5
+    REMOVE = 6
+    RENAME = 7
+    LINK = 8
+    READDIR = 9
+    XATTR = 10
+    SYNC = 11
+    SPACE = 12
+    STATFS = 13
+    FORGET = 14
+    OTHER = 15
 
 
 class EntryKind(IntEnum):
@@ -132,7 +164,7 @@ CONTROL = Record(
             "tables of any other are void",
             "publish",
         ),
-        Field("state", "u64", "0 clean, 1 mounted for writing", "publish"),
+        Field("state", "u64", "0 clean, 1 mounted for writing, 2 found damaged then", "publish"),
         Field("boot_id", "bytes:16", "boot id of the host that mounted it last", "fresh"),
         Field("persist", "u64", "persistence mode of that mount: 0 cache, 1 disk", "fresh"),
         Field("mounted_ns", "i64", "time of that mount, ns since 1970", "fresh"),
@@ -140,6 +172,26 @@ CONTROL = Record(
         Field("orphan_first", "u64", "first inode of the orphan list, 0 when empty"),
         Field("reserved3", "bytes:56", "zero", "once"),
         Field("reserved4", "bytes:256", "zero", "once"),
+    ],
+)
+
+ACTIVITY = Record(
+    "Activity",
+    256,
+    "page 2: what the daemon has done since its mount, for who looks on. Stored whole, at most "
+    "once per second, never fenced; believed only while the daemon lives.",
+    [
+        Field("generation", "u64", "mount generation that counts", "transient"),
+        Field("stored_ns", "i64", "when this was stored, ns since 1970", "transient"),
+        Field("splits", "u64", "extents split", "transient"),
+        Field("unsplits", "u64", "split tables given back", "transient"),
+        Field("stolen", "u64", "of these, because nothing was free for another", "transient"),
+        Field("stores", "u64", "stores to the device", "transient"),
+        Field("bytes_stored", "u64", "bytes of these", "transient"),
+        Field("lines_flushed", "u64", "lines of 64 bytes flushed", "transient"),
+        Field("fences", "u64", "fences", "transient"),
+        Field("reserved", "bytes:56", "zero", "transient"),
+        Field("requests", "u64", "requests served, by RequestKind", "transient", count=16),
     ],
 )
 
@@ -299,6 +351,7 @@ XATTR_ENTRY = Record(
 RECORDS = (
     SUPERBLOCK,
     CONTROL,
+    ACTIVITY,
     JOURNAL_HEADER,
     JOURNAL_ENTRY,
     HEAD,
@@ -310,7 +363,10 @@ RECORDS = (
     XATTR_ENTRY,
 )
 
+XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
+XATTR_SYSTEM_NAMES = (b"system.posix_acl_access", b"system.posix_acl_default")
 NOTHING_TO_REPLAY = 1 << 63
+MAX_SEQUENCE = MAX_GENERATION = 1 << 62  # no image lives so long: beyond them it is damaged
 MAP_WORDS = 17
 INLINE_BYTES = MAP_WORDS * 8
 

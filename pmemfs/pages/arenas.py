@@ -20,7 +20,7 @@ from bisect import bisect_left, insort
 
 import numpy as np
 
-from pmemfs.errors import InvariantError, no_space
+from pmemfs.errors import DamagedImageError, no_space
 from pmemfs.journal import Transaction
 from pmemfs.layout.geometry import (
     PAGE_BYTES,
@@ -165,10 +165,6 @@ class Arena:
             self._free_runs = self._read_free_runs(extent, tx)
             if self._free_runs:
                 break
-            if not self._has_stores_to(extent, tx):
-                raise InvariantError(
-                    f"1: extent {extent} has free pages by its head, none by owner"
-                )
             self._pool.own(extent)
             passed_over.append(extent)
         for each in passed_over:
@@ -190,6 +186,9 @@ class Arena:
             if start <= offset < start + PAGES_PER_EXTENT * 8:
                 slot = (offset - start) >> 3
                 free[slot : slot + (len(data) >> 3)] = False
+        room = PAGES_PER_EXTENT - 1 - self._pool.used(extent)
+        if np.count_nonzero(free) != room and not self._has_stores_to(extent, tx):
+            raise damaged_owner_page(extent)
         edges = np.flatnonzero(np.diff(np.concatenate(([0], free.view(np.int8), [0]))))
         pairs = edges.reshape(-1, 2)
         return sorted((b - a, a) for a, b in pairs.tolist())
@@ -201,15 +200,46 @@ def _owner_words(first_word: int, step: int, count: int) -> bytes:
     return b"".join((first_word + i * step).to_bytes(8, "little") for i in range(count))
 
 
-def free_pages(pool: ExtentPool, tx: Transaction, pfn: int, count: int) -> None:
-    """Free pages of one extent; an extent that becomes empty, and no arena owns, is released."""
+def damaged_owner_page(extent: int) -> DamagedImageError:
+    """Return the error for an owner page that does not agree with a head or a map."""
+    return DamagedImageError(
+        f"the owner page of extent {extent} does not agree with what refers to it; run pmemfs fsck",
+        extent_to_offset(extent),
+    )
+
+
+def free_metadata(pool: ExtentPool, tx: Transaction, pfn: int, word: int) -> None:
+    """Free one metadata page that has this owner word; see `free_pages`."""
+    free_pages(pool, tx, pfn, 1, word, 0, Kind.METADATA)
+
+
+def free_pages(
+    pool: ExtentPool,
+    tx: Transaction,
+    pfn: int,
+    count: int,
+    first_word: int,
+    step: int,
+    kind: Kind = Kind.SMALL,
+) -> None:
+    """Free pages of one extent; an extent that becomes empty, and no arena owns, is released.
+
+    Page ``i`` must have the owner word ``first_word + i * step``. Raises `DamagedImageError` for
+    any that has not: what is another's is never freed.
+    """
     extent = pfn_to_extent(pfn)
-    if pfn_to_extent(pfn + count - 1) != extent or pfn_to_slot(pfn) == 0:
-        raise InvariantError(f"1: pages {pfn} to {pfn + count - 1} are not of one small extent")
+    used = 0
+    if pfn not in tx.freed and (pfn in tx.fresh or pool.holds_page(pfn, kind, first_word)):
+        slot = pfn_to_slot(pfn)
+        first = extent_to_offset(extent) // 8 + slot
+        words = pool.device.words[first : first + count]
+        if pfn in tx.fresh or words.tobytes() == _owner_words(first_word, step, count):
+            used = pool.used(extent)
+    if used < count or pfn_to_extent(pfn + count - 1) != extent:
+        raise damaged_owner_page(extent)
+    tx.freed.add(pfn)
     tx.store(owner_word_offset(pfn), bytes(8 * count))
-    used = pool.used(extent) - count
-    if used < 0:
-        raise InvariantError(f"1: extent {extent} would have {used} used pages")
+    used -= count
     pool.set_used(tx, extent, used)
     if used == 0 and not pool.is_owned(extent):
         pool.release(tx, extent)

@@ -28,13 +28,14 @@ the extent. Heads of whole extents carry access and wear only.
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections import OrderedDict
 
 import numpy as np
 
 from pmemfs.device import MappedDevice
-from pmemfs.errors import InvariantError
+from pmemfs.errors import InvariantError, PmemfsError
 from pmemfs.journal import Journal, SequenceWord
 from pmemfs.layout.geometry import (
     EXTENT_PAGE_SHIFT,
@@ -50,12 +51,14 @@ from pmemfs.layout.records import PageFlag
 from pmemfs.pages.clock import Clock
 from pmemfs.pages.extents import ExtentPool
 from pmemfs.pages.tables import TableSlots
+from pmemfs.pages.trace import AccessFlag, AccessLog
 
 LINES_PER_PAGE = PAGE_BYTES // 64
 _DESCRIPTOR_SHIFT = 6
 _DESCRIPTOR_WORDS = PAGE_DESCRIPTOR_BYTES // 8
 _SLOT_MASK = PAGES_PER_EXTENT - 1
 _WHOLE_CACHE = 1024
+_RECORDED = ("touch", "touch_whole", "forget", "forget_extent")
 
 _SPLIT = int(PageFlag.SPLIT)
 _REFERENCED = int(PageFlag.REFERENCED)
@@ -104,11 +107,60 @@ class SplitTables:
         self.access_column = np.zeros(n, np.uint64)
         self._flags = self.flag_column.data
         self._access_s = self.access_column.data
+        self.trace: AccessLog | None = None
         self.splits = 0
         self.resplits = 0
         self.resplit_stores = 0
         self.unsplits = 0
         self.stolen = 0
+
+    def begin(self) -> None:
+        """Begin to split; the mount generation is published."""
+        self._slots.begin()
+
+    # -- recording ---------------------------------------------------------------------------
+
+    def start_trace(self) -> AccessLog:
+        """Record every access from here on, until `stop_trace`; EBUSY if somebody records.
+
+        The recording methods take the place of the others while they are wanted, so that an
+        access costs nothing more when nobody records.
+        """
+        if self.trace is not None:
+            raise PmemfsError(errno.EBUSY, "somebody else records the accesses of this mount")
+        self.trace = AccessLog(self._clock.now_s())
+        for method in _RECORDED:
+            setattr(self, method, getattr(self, f"_traced_{method}"))
+        return self.trace
+
+    def stop_trace(self) -> None:
+        """Record no more."""
+        if self.trace is not None:
+            self.trace = None
+            for method in _RECORDED:
+                delattr(self, method)
+
+    def _log(self, pfn: int, count: int, flags: int, lines: int) -> None:
+        assert self.trace is not None
+        if not self.trace.add(self._clock.now_s(), pfn, count, flags, lines):
+            self.stop_trace()
+
+    def _traced_touch(self, pfn: int, count: int, flags: int = 0, lines: int = 0) -> None:
+        written = AccessFlag.WRITE if flags or lines else 0
+        self._log(pfn, count, written | (AccessFlag.DIRTY if flags & _DIRTY else 0), lines)
+        SplitTables.touch(self, pfn, count, flags, lines)
+
+    def _traced_touch_whole(self, pfn: int, count: int, lines: int = 0) -> None:
+        self._log(pfn, count, AccessFlag.WHOLE | (AccessFlag.WRITE if lines else 0), lines)
+        SplitTables.touch_whole(self, pfn, count, lines)
+
+    def _traced_forget(self, pfn: int, count: int) -> None:
+        self._log(pfn, count, AccessFlag.FREED, 0)
+        SplitTables.forget(self, pfn, count)
+
+    def _traced_forget_extent(self, extent: int) -> None:
+        self._log(extent_to_pfn(extent), PAGES_PER_EXTENT, AccessFlag.FREED, 0)
+        SplitTables.forget_extent(self, extent)
 
     # -- access ------------------------------------------------------------------------------
 
@@ -171,8 +223,12 @@ class SplitTables:
         if not np.array_equal(before, after):
             self._device.store(start, after.data.cast("B"))
 
-    def touch_whole(self, extent: int, lines: int) -> None:
-        """Note an access to a whole extent: access stamp and wear, once per second."""
+    def touch_whole(self, pfn: int, count: int, lines: int = 0) -> None:
+        """Note an access to pages of a whole extent: access stamp and wear, once per second.
+
+        ``lines`` is how many lines of all these pages together were flushed.
+        """
+        extent = pfn >> EXTENT_PAGE_SHIFT
         now = self._clock.now_s()
         entry = self._whole.get(extent)
         if entry is None:
@@ -287,6 +343,11 @@ class SplitTables:
         start = self._geometry.head_offset(extent) + HEAD_DURABLE_BYTES + 24
         wear = self._device.words[start >> 3] + lines
         self._device.store(start, wear.to_bytes(8, "little"))
+
+    def flush_all_dirty(self) -> None:
+        """Flush the dirty pages of all split extents; a fence is owed."""
+        for extent in self._tables:
+            self.flush_dirty(extent)
 
     def is_dirty(self, extent: int) -> bool:
         """Whether a split extent has pages stored since they were last flushed."""

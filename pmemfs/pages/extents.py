@@ -11,6 +11,10 @@ Invariants:
 * An extent released by a transaction cannot be taken before that transaction is durable.
 * ``counts`` adds up to the device.
 
+The head table is believed after `_validate_heads` only: every head that is not zero must carry its
+checksum and a kind, and the fixed extents theirs. `holds_page` and `holds_piece` let whoever
+follows a map ask first whether the place says the same.
+
 Stores nothing itself; heads go into the caller's transaction. Only `discard_returned` and the
 taking of a returned extent touch the host, after the free is durable.
 """
@@ -20,24 +24,38 @@ from __future__ import annotations
 import mmap
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pmemfs.device import MappedDevice
-from pmemfs.errors import InvariantError, no_space
+from pmemfs.errors import DamagedImageError, InvariantError, no_space
 from pmemfs.image import Image
 from pmemfs.journal import Journal, Transaction
 from pmemfs.layout.geometry import (
     EXTENT_BYTES,
+    EXTENT_PAGE_SHIFT,
+    EXTENT_SHIFT,
     HEAD_DURABLE_BYTES,
+    HEAD_TABLE_OFFSET,
     PAGES_PER_EXTENT,
+    WORD_BYTES,
     Geometry,
     extent_to_offset,
 )
 from pmemfs.layout.records import Kind
+from pmemfs.layout.sums import bad_sums
+from pmemfs.layout.words import INO_MASK
 
 _HEAD = struct.Struct("<BBHIIIIII")
 _OWNABLE_PAGES = PAGES_PER_EXTENT - 1
+_SLOT_MASK = PAGES_PER_EXTENT - 1
+_EXTENT_WORD_SHIFT = EXTENT_SHIFT - 3
+_HEAD_TABLE_WORD = HEAD_TABLE_OFFSET // WORD_BYTES
+_HEAD_WORD_SHIFT = 3  # words of a head, as a power of two
+_WHOLE = int(Kind.WHOLE)
+_BATCH_HEADS = 1 << 16
 _PAGED = (Kind.SMALL, Kind.METADATA)
 _FREE_BYTE = bytes([Kind.FREE])
 _RETURNED_BYTE = bytes([Kind.RETURNED])
@@ -61,7 +79,8 @@ class ExtentPool:
         self.geometry: Geometry = image.geometry
         self.device: MappedDevice = image.device
         self._journal = journal
-        n = self.geometry.n_extents
+        self._words = self.device.words
+        n = self._n_extents = self.geometry.n_extents
         self._kinds = mmap.mmap(-1, n)
         self._kind_column = np.frombuffer(self._kinds, np.uint8)
         self._used_column = np.zeros(n, np.uint16)
@@ -83,12 +102,14 @@ class ExtentPool:
     def _load(self, image: Image) -> None:
         for first, stop in image.iter_head_ranges():
             heads = image.heads[first:stop]
+            self._validate_heads(image, first, stop)
             kinds = heads["kind"].copy()
             kinds[kinds == Kind.DESCRIPTOR] = Kind.RETURNED
+            kinds[kinds > max(Kind)] = Kind.FIXED  # passed over: nothing is found in it
             self._kind_column[first:stop] = kinds
             self._used_column[first:stop] = heads["used"]
-        reserve = self.geometry.reserve_extent
-        self._kind_column[reserve] = Kind.DESCRIPTOR
+        self._validate_fixed(image)
+        self._kind_column[self.geometry.reserve_extent] = Kind.DESCRIPTOR
         taken = np.flatnonzero(self._kind_column)
         self._frontier = int(taken[-1]) + 1
         bins = np.bincount(self._kind_column[: self._frontier], minlength=len(Kind))
@@ -101,6 +122,37 @@ class ExtentPool:
             self._open_counts[kind] = int((used < _OWNABLE_PAGES).sum())
             if kind == Kind.SMALL:
                 self.free_small_pages = len(mine) * _OWNABLE_PAGES - int(used.sum())
+
+    def _validate_heads(self, image: Image, first: int, stop: int) -> None:
+        """Refuse the image for a head that cannot be; in batches, so that memory is bounded."""
+        for start in range(first, stop, _BATCH_HEADS):
+            heads = image.heads[start : min(start + _BATCH_HEADS, stop)]
+            self._validate_batch(image, start, heads)
+
+    def _validate_batch(self, image: Image, first: int, heads: NDArray[Any]) -> None:
+        kinds, used = heads["kind"], heads["used"]
+        paged = (kinds == Kind.SMALL) | (kinds == Kind.METADATA)
+        wrong = (kinds > max(Kind)) | (paged & (used > _OWNABLE_PAGES))
+        wrong |= bad_sums(heads)
+        for place in np.flatnonzero(wrong)[:1].tolist():
+            image.refuse(
+                DamagedImageError(
+                    f"the head of extent {first + place} is damaged; run pmemfs fsck",
+                    self.geometry.head_offset(first + place),
+                )
+            )
+
+    def _validate_fixed(self, image: Image) -> None:
+        geometry = self.geometry
+        wanted = [Kind.FIXED] * geometry.first_inode_extent + [Kind.INODES, Kind.DESCRIPTOR]
+        found = image.heads["kind"][: len(wanted)].tolist()
+        if found != wanted:
+            image.refuse(
+                DamagedImageError(
+                    "the heads of the fixed extents are damaged; run pmemfs fsck",
+                    geometry.head_offset(0),
+                )
+            )
 
     def suspect_free_data(self) -> int:
         """Treat FREE extents that hold host data as RETURNED; return how many there were.
@@ -138,6 +190,24 @@ class ExtentPool:
     def used(self, extent: int) -> int:
         """Return how many pages (or inodes) of an extent are used."""
         return self._used[extent]
+
+    def holds_page(self, pfn: int, kind: int, word: int) -> bool:
+        """Whether a page lies in an extent of this kind, and its owner word there is this one."""
+        extent = pfn >> EXTENT_PAGE_SHIFT
+        return (
+            extent < self._n_extents
+            and self._kinds[extent] == kind
+            and self._words[(extent << _EXTENT_WORD_SHIFT) + (pfn & _SLOT_MASK)] == word
+        )
+
+    def holds_piece(self, pfn: int, owner: int, index: int) -> bool:
+        """Whether a page is the first of a whole extent, of this piece of this file."""
+        extent = pfn >> EXTENT_PAGE_SHIFT
+        if pfn & _SLOT_MASK or extent >= self._n_extents:
+            return False
+        words = self._words
+        head = _HEAD_TABLE_WORD + (extent << _HEAD_WORD_SHIFT)
+        return words[head] == _WHOLE | owner << 32 and words[head + 1] & INO_MASK == index
 
     @property
     def frontier(self) -> int:
@@ -207,9 +277,23 @@ class ExtentPool:
         tx.undo.append(lambda: self._reload(extent))
         kind = self._kinds[extent]
         if kind in _PAGED:
+            self._validate_count(extent)
             self._set_open(Kind(kind), extent, 0)  # not to be allocated from any more
         tx.put(self.geometry.head_offset(extent), pack_head(Kind.RETURNED))
         tx.after.append(lambda: self._set(extent, Kind.RETURNED, 0))
+
+    def _validate_count(self, extent: int) -> None:
+        """Raise `DamagedImageError` unless head and owner page on the device count the same."""
+        start = extent_to_offset(extent)
+        words = np.frombuffer(self.device.view, "<u8", PAGES_PER_EXTENT, start)
+        offset = self.geometry.head_offset(extent)
+        used = struct.unpack_from("<BBH", self.device.view, offset)[2]
+        if np.count_nonzero(words) != used:
+            raise DamagedImageError(
+                f"the head of extent {extent} counts {used} pages in use, its owner page has "
+                f"{np.count_nonzero(words)}; run pmemfs fsck",
+                offset,
+            )
 
     def set_used(self, tx: Transaction, extent: int, used: int) -> None:
         """Change how many pages of a small or metadata extent are used."""

@@ -29,6 +29,7 @@ from pmemfs.reclaim.plan import (
 )
 
 DISCARD_BATCH = 16
+_AFTER_DAMAGE_S = 10.0
 
 
 class Reclaimer:
@@ -142,16 +143,32 @@ class Reclaimer:
         )
 
     def step(self) -> float:
-        """Do what is due, one bounded step; return in how many seconds to call again."""
-        situation = self.situation()
-        if not self._steps:
-            todo = plan(situation, self.columns(), self._policy)
-            if not isinstance(todo, list):
-                return self._rest(todo, situation)
-            self._steps.extend(todo)
-        self._do(self._steps.popleft())
+        """Do what is due, one bounded step; return in how many seconds to call again.
+
+        Nothing is due after damage was found; a step that finds some lets the volume note it.
+        """
+        if self._volume.is_read_only:
+            return self._give_up()
+        try:
+            situation = self.situation()
+            if not self._steps:
+                todo = plan(situation, self.columns(), self._policy)
+                if not isinstance(todo, list):
+                    return self._rest(todo, situation)
+                self._steps.extend(todo)
+            self._do(self._steps.popleft())
+        except Exception as error:
+            if not self._volume.note_error(error):
+                raise
+            return self._give_up()
         self._sequence = self._volume.journal.sequence  # own commits are no activity
         return 0.0
+
+    def _give_up(self) -> float:
+        """Damage was found: forget what was planned or asked for; return when to call again."""
+        self._compacting = False
+        self._steps.clear()
+        return _AFTER_DAMAGE_S
 
     def _rest(self, wait_s: float, situation: Situation) -> float:
         """Nothing is due, unless an extent that an arena has kept for itself is thin."""

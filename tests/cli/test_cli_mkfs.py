@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from mount_run import MIB, NEEDS_ROOT, assert_clean, run, run_here
 from sentences import assert_sentence, without_capabilities
 
+from pmemfs.fs import Volume
+from pmemfs.fs.volume import ROOT_INO
 from pmemfs.image import Image
 
 
@@ -26,6 +29,14 @@ def test_makes_an_image(size: str, folder: Path) -> None:
     opened = Image.open(image, lock="none")
     assert opened.superblock["label"].rstrip(b"\0") == "näme".encode()
     opened.close()
+
+
+def test_the_root_has_lost_and_found(folder: Path) -> None:
+    image = folder / "disk.img"
+    run_here("mkfs", image, "--size", "64M")
+    with Volume.open(image) as volume:
+        found = volume.lookup(ROOT_INO, b"lost+found")
+        assert (found.mode, found.uid, found.entries) == (stat.S_IFDIR | 0o700, os.geteuid(), 0)
 
 
 def test_never_overwrites_without_force(folder: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -190,11 +191,12 @@ def test_a_dead_mount_in_the_way(own_mount: Mounted) -> None:
         ("idle", "idle"),
         ("promote=0", "promote"),
         ("cache=maybe", "cache"),
+        ("persist=tape", "persist is one of cache, disk"),
         ("attr_timeout=x", "attr_timeout"),
         ("descriptors=few", "descriptors"),
         ("noatime,ro,big_writes", "'big_writes'"),
-        ("fsname=other", "'fsname'"),  # by these two umount finds the image
-        ("subtype=other", "'subtype'"),
+        ("subtype=", "subtype"),
+        ("fsname", "fsname"),
     ],
 )
 def test_wrong_options(option: str, part: str, image: Path) -> None:
@@ -226,6 +228,21 @@ def test_all_options_together(image: Path) -> None:
         run_here("umount", image.parent / "mnt")
 
 
+@pytest.mark.parametrize("frontend", FRONTENDS)
+def test_a_mount_under_another_name(frontend: str, image: Path) -> None:
+    directory = image.parent / "mnt"
+    options = "fsname=some,subtype=thing"
+    mount(image, "-o", options, "--frontend", frontend, check=True)
+    try:
+        assert f"some {directory} fuse.thing " in Path("/proc/mounts").read_text()
+        busy = run_here("mount", image, directory, check=False)
+        assert_sentence(busy, "already")
+    finally:
+        run_here("umount", directory)
+    assert not mounts.lock_holders(str(image))
+    run_here("fsck", image)
+
+
 def test_a_missing_libfuse(image: Path) -> None:
     done = mount(
         image, "--frontend", "fusepy", env={**os.environ, "FUSE_LIBRARY_PATH": "/nonexistent"}
@@ -253,7 +270,22 @@ def test_any_name_of_an_image_and_a_directory(name: str, folder: Path) -> None:
         (directory / "f").write_bytes(b"data")
         found = mounts.find_mount(str(directory))
         assert found is not None
-        assert found == (str(directory), str(image))
+        assert (found.directory, found.image) == (str(directory), str(image))
+    finally:
+        run_here("umount", directory)
+    assert_clean(image)
+
+
+def test_lost_and_found_is_a_directory_as_any_other(folder: Path) -> None:
+    image, directory = folder / "disk.img", folder / "mnt"
+    run_here("mkfs", image, "--size", "64M")
+    directory.mkdir()
+    run("mount", image, directory, "--log", folder / "log")
+    try:
+        assert os.listdir(directory) == ["lost+found"]
+        assert stat.S_IMODE(os.stat(directory / "lost+found").st_mode) == 0o700
+        os.rmdir(directory / "lost+found")
+        assert os.listdir(directory) == []
     finally:
         run_here("umount", directory)
     assert_clean(image)
@@ -390,6 +422,22 @@ def test_a_damaged_image_of_another_boot_is_refused(unclean: Path) -> None:
     assert digest(unclean) == before
     assert run_here("fsck", unclean, check=False).returncode == 4
     Volume.format(unclean, 64 * MIB, force=True)  # so that the fixture finds a clean one
+
+
+def test_an_image_of_persist_disk_from_another_boot_is_not_checked(folder: Path) -> None:
+    with mounted(folder, "persist=disk", size_bytes=64 * MIB) as one:
+        for name in ("f", "g"):
+            (one.directory / name).write_bytes(b"data" * 1000)
+        one.kill()
+        run_here("umount", one.directory)
+        from_another_boot(one.image)
+        (victim,) = _inode_offsets(one.image, b"g")
+        change(one.image, victim + 40, b"\xff\xff")  # a check would find this, and refuse
+        assert "was not closed" in one.mount("persist=disk")
+        assert (one.directory / "f").read_bytes() == b"data" * 1000
+        one.umount()
+        one.log.unlink()
+        Volume.format(one.image, 64 * MIB, force=True)  # so that the fixture finds a clean one
 
 
 def _inode_offsets(image: Path, *names: bytes) -> list[int]:

@@ -253,3 +253,100 @@ case(
     one_orphan_step,
     **one,
 )
+
+# -- across pages, pieces and kinds of them -----------------------------------------------------
+
+two_pieces = do(make(b"/f"), write(b"/f", PIECE - 2 * PAGE, pattern(A, 3 * PAGE)))
+small_and_whole = do(
+    make(b"/f"),
+    write(b"/f", PIECE - PAGE, pattern(A, PAGE)),
+    write(b"/f", PIECE, pattern(B, 5 * PAGE)),
+)
+kinds = {"threshold_pages": 4}
+case("append-at-page-end", make(b"/f", pattern(A, PAGE)), write(b"/f", PAGE, pattern(B, PAGE)))
+case("append-one-byte", small, write(b"/f", 3 * PAGE, b"x"))
+case("append-at-piece-end", two_pieces, write(b"/f", PIECE + PAGE, b"x"))
+case("append-to-whole", make(b"/f", pattern(A, PAGE)), write(b"/f", PAGE, pattern(B, 70)), **one)
+case(
+    "append-fills-whole",
+    do(make(b"/f"), write(b"/f", PIECE - PAGE, pattern(A, PAGE - 9))),
+    write(b"/f", PIECE - 9, b"123456789"),
+    **one,
+)
+case("overwrite-page", small, write(b"/f", PAGE, pattern(B, PAGE)), durable=False)
+case("overwrite-across-pieces", two_pieces, write(b"/f", PIECE - 5, b"0123456789"), durable=False)
+case(
+    "overwrite-small-and-whole",
+    small_and_whole,
+    write(b"/f", PIECE - 5, b"0123456789"),
+    durable=False,
+    **kinds,
+)
+both(
+    "overwrite-two-files-sync",
+    small,
+    write(b"/f", 8, b"f" * 16),
+    write(b"/g", 8, b"g" * 16),
+    lambda v: v.flush_all(),
+)
+both(
+    "overwrite-small-and-whole-fsync",
+    small_and_whole,
+    write(b"/f", PIECE - 5, b"01234"),
+    write(b"/f", PIECE, b"56789"),
+    fsync(b"/f"),
+    **kinds,
+)
+both(
+    "overwrite-twice-fsync-between",
+    small,
+    write(b"/f", 8, pattern(B, 24)),
+    fsync(b"/f"),
+    write(b"/f", 16, pattern(C, 24)),
+    durable=False,
+)
+both(
+    "overwrite-and-rename-over", small, write(b"/f", 8, b"new"), fsync(b"/f"), rename(b"/f", b"/g")
+)
+both("write-new-and-rename-over", small, make(b"/n"), write(b"/n", 0, b"new"), rename(b"/n", b"/g"))
+case(
+    "overwrite-and-append",
+    small,
+    write(b"/f", 3 * PAGE - 8, pattern(B, 99)),
+    durable=False,
+)
+case("promote-second-piece", two_pieces, write(b"/f", PIECE + PAGE, pattern(B, 3 * PAGE)), **kinds)
+case(
+    "promote-overwrites",
+    small,
+    write(b"/f", PAGE + 5, pattern(B, 3 * PAGE)),
+    threshold_pages=4,
+)
+case(
+    "promote-one-of-two-files",
+    do(small, write(b"/g", PAGE, pattern(C, 2 * PAGE))),
+    write(b"/f", 3 * PAGE, b"x"),
+    threshold_pages=4,
+)
+case("truncate-at-piece", two_pieces, truncate(b"/f", PIECE))
+case("truncate-to-first-piece", two_pieces, truncate(b"/f", PIECE - PAGE - 7))
+case("truncate-whole-keeps-small", small_and_whole, truncate(b"/f", PIECE - 77), **kinds)
+case("truncate-within-whole", small_and_whole, truncate(b"/f", PIECE + PAGE + 9), **kinds)
+case("truncate-small-to-hole", small_and_whole, truncate(b"/f", PAGE), **kinds)
+tree_map = do(make(b"/f"), *(write(b"/f", 2 * i * PAGE, pattern(A, 16)) for i in range(10)))
+case("truncate-tree-in-page", tree_map, truncate(b"/f", 8 * PAGE + 5))
+case("truncate-tree-in-hole", tree_map, truncate(b"/f", 7 * PAGE + 5))
+case("truncate-tree-to-zero", tree_map, truncate(b"/f", 0))
+case("truncate-tree-up", tree_map, truncate(b"/f", 30 * PAGE))
+case("truncate-one-byte-less", small, truncate(b"/f", 3 * PAGE - 1))
+case("truncate-to-same-size", small, truncate(b"/f", 3 * PAGE))
+case("unlink-tree", tree_map, unlink(b"/f"))
+case("unlink-small-and-whole", small_and_whole, unlink(b"/f"), **kinds)
+both(
+    "truncate-and-write-again",
+    small,
+    truncate(b"/f", 0),
+    write(b"/f", 0, pattern(B, 2 * PAGE)),
+    truncate(b"/f", 10),
+    write(b"/f", PAGE, b"behind a hole that was data"),
+)

@@ -13,6 +13,7 @@ from crash_calls import (
     hold,
     ino,
     link,
+    link_held,
     make,
     mkdir,
     nothing,
@@ -24,8 +25,10 @@ from crash_calls import (
     setattr_,
     setxattr,
     symlink,
+    tmpfile,
     truncate,
     unlink,
+    write_held,
 )
 from crash_setups import (
     tree,
@@ -92,11 +95,11 @@ case("exchange-files", tree, rename(b"/d/f", b"/d/g", 2))
 case("exchange-file-directory", tree, rename(b"/d/f", b"/e/empty", 2))
 case("exchange-directories", tree, rename(b"/d/empty", b"/e", 2))
 
-case("tmpfile", tree, lambda v: v.tmpfile(ino(v, b"/d"), 0o600))
+case("tmpfile", tree, tmpfile(b"/d"))
 case(
     "tmpfile-link",
-    do(tree, lambda v: v.tmpfile(ino(v, b"/d"), 0o600), hold(b"/e/h"), unlink(b"/e/h")),
-    lambda v: v.link(max(v.inodes.holds), ino(v, b"/d"), b"named"),
+    do(tree, hold(b"/e/h"), unlink(b"/e/h"), tmpfile(b"/d")),
+    link_held(b"/d/named"),
 )
 
 # -- directories --------------------------------------------------------------------------------
@@ -192,3 +195,70 @@ case("set-flags", tree, lambda v: v.set_inode_flags(ino(v, b"/d/f"), 0x20))
 case("setattr-times", tree, setattr_(b"/d", atime_ns=-5, mtime_ns=1 << 62))
 both("setattr-size-and-mode", tree, truncate(b"/d/g", 50), setattr_(b"/d/g", mode=0o400))
 case("read-relatime", tree, read(b"/d/f"), atime="relatime")
+
+# -- more kinds of targets ------------------------------------------------------------------------
+
+links = do(tree, symlink(b"/d/s", b"target"), make(b"/d/p", mode=stat.S_IFIFO | 0o600))
+case("link-symlink", links, link(b"/d/s", b"/e/l"))
+case("link-first-in-directory", do(tree, mkdir(b"/n")), link(b"/d/f", b"/n/l"))
+case("unlink-fifo", links, unlink(b"/d/p"))
+case("rename-file-over-symlink", links, rename(b"/d/g", b"/d/s"))
+case("rename-file-over-fifo", links, rename(b"/d/g", b"/d/p"))
+case("rename-fifo-over-file", links, rename(b"/d/p", b"/e/h"))
+case(
+    "rename-over-symlink-long",
+    do(tree, symlink(b"/d/s", b"t" * 999)),
+    rename(b"/d/g", b"/d/s"),
+)
+case(
+    "rename-over-with-xattrs",
+    do(tree, setxattr(b"/e/h", b"user.a", b"1")),
+    rename(b"/d/g", b"/e/h"),
+)
+case("rename-held-directory-over", do(tree, hold(b"/e/empty")), rename(b"/d/empty", b"/e/empty"))
+case(
+    "rename-last-out-of-directory", do(tree, mkdir(b"/n"), make(b"/n/x")), rename(b"/n/x", b"/d/x")
+)
+case("rename-longer-name", tree, rename(b"/d/f", b"/d/" + b"f" * 255))
+case("rename-over-one-link-of-itself", do(tree, link(b"/d/f", b"/d/l")), rename(b"/d/g", b"/d/l"))
+case("exchange-links-of-one", do(tree, link(b"/d/f", b"/e/l")), rename(b"/d/f", b"/e/h", 2))
+case("exchange-symlink-directory", links, rename(b"/d/s", b"/e", 2))
+case("exchange-directories-across", tree, rename(b"/d/empty", b"/e/empty", 2))
+case("tmpfile-release", do(tree, tmpfile(b"/d")), release_held)
+case(
+    "tmpfile-link-written",
+    do(tree, tmpfile(b"/d"), write_held(b"written before it has a name")),
+    link_held(b"/e/named"),
+)
+case("xattr-create-only", attributes, lambda v: v.setxattr(ino(v, b"/d/f"), b"user.n", b"5", 1))
+case("xattr-replace-only", attributes, lambda v: v.setxattr(ino(v, b"/d/f"), b"user.b", b"5", 2))
+case("xattr-on-symlink", links, setxattr(b"/d/s", b"trusted.x", b"6"))
+case("xattr-fills-page", tree, setxattr(b"/d/f", b"user.a", bytes(range(250)) * 16))
+case(
+    "xattr-remove-from-directory",
+    do(tree, setxattr(b"/d", b"user.a", b"1")),
+    removexattr(b"/d", b"user.a"),
+)
+case("setattr-root", tree, setattr_(b"/", mode=0o700, uid=1))
+case(
+    "clear-flags",
+    do(tree, lambda v: v.set_inode_flags(ino(v, b"/d/f"), 0x10)),
+    lambda v: v.set_inode_flags(ino(v, b"/d/f"), 0),
+)
+case("rmdir-with-xattrs", do(tree, setxattr(b"/d/empty", b"user.a", b"1")), rmdir(b"/d/empty"))
+both("create-and-remove", tree, make(b"/d/n"), unlink(b"/d/n"))
+both(
+    "make-and-remove-directory",
+    tree,
+    mkdir(b"/d/n"),
+    make(b"/d/n/x"),
+    unlink(b"/d/n/x"),
+    rmdir(b"/d/n"),
+)
+both(
+    "swap-by-three-renames",
+    tree,
+    rename(b"/d/f", b"/t"),
+    rename(b"/d/g", b"/d/f"),
+    rename(b"/t", b"/d/g"),
+)

@@ -11,9 +11,12 @@ from crash_calls import (
     allocate,
     both,
     case,
+    copy,
     discard,
     do,
     fsync,
+    hold,
+    idle,
     ino,
     make,
     mkdir,
@@ -23,12 +26,15 @@ from crash_calls import (
     read,
     release_idle,
     removexattr,
+    retire,
+    rmdir,
     setxattr,
     symlink,
     truncate,
     unlink,
     unsplit_all,
     write,
+    zero,
 )
 from crash_setups import (
     garbage,
@@ -109,7 +115,7 @@ case(
     durable=False,
     threshold_pages=5,
 )
-case("punch-in-page", small, punch(b"/f", 100, 200))
+case("punch-in-page", small, punch(b"/f", 100, 200), atomic=True)
 both(
     "punch-then-overwrite",
     small,
@@ -117,13 +123,27 @@ both(
     write(b"/f", 104, pattern(B, 160)),
     fsync(b"/f"),
 )
-case("punch-unaligned", small, punch(b"/f", 100, 2 * PAGE))
-case("punch-page", small, punch(b"/f", PAGE, PAGE))
-case("punch-tail", do(small, truncate(b"/f", 2 * PAGE + 9)), punch(b"/f", PAGE, 1 << 40))
-case("punch-all", small, punch(b"/f", 0, 1 << 40))
+case("punch-unaligned", small, punch(b"/f", 100, 2 * PAGE), atomic=True)
+case("punch-page", small, punch(b"/f", PAGE, PAGE), atomic=True)
+case(
+    "punch-tail", do(small, truncate(b"/f", 2 * PAGE + 9)), punch(b"/f", PAGE, 1 << 40), atomic=True
+)
+case("punch-all", small, punch(b"/f", 0, 1 << 40), atomic=True)
 both("punch-dirty", small, write(b"/f", 0, pattern(B, PAGE)), punch(b"/f", 16, 100), durable=False)
-case("punch-in-whole", wholes, punch(b"/f", 100, 6000), **one)
-case("punch-covers-whole", wholes, punch(b"/f", PIECE, PIECE), **one)
+case(
+    "punch-in-whole",
+    wholes,
+    punch(b"/f", 100, 6000),
+    **one,
+    atomic=True,
+)
+case(
+    "punch-covers-whole",
+    wholes,
+    punch(b"/f", PIECE, PIECE),
+    **one,
+    atomic=True,
+)
 case(
     "punch-across",
     wholes,
@@ -137,11 +157,13 @@ case(
     "punch-tree",
     do(make(b"/f"), *(write(b"/f", 2 * i * PAGE, b"x") for i in range(10))),
     punch(b"/f", 4 * PAGE, 5 * PAGE),
+    atomic=True,
 )
 case(
     "punch-full-runs",
     do(make(b"/f", pattern(A, 3 * PAGE)), *(write(b"/f", 2 * i * PAGE, b"x") for i in range(2, 9))),
     punch(b"/f", PAGE, PAGE),
+    atomic=True,
 )
 
 # -- maps ---------------------------------------------------------------------------------------
@@ -270,6 +292,21 @@ both(
     mkdir(b"/m"),
     make(b"/m/x"),
 )
+freed = do(small, make(b"/n"), unlink(b"/f"), retire)
+case("write-to-freed-page", freed, write(b"/n", 5, b"n"))
+case("write-to-freed-pages-with-hole", freed, write(b"/n", PAGE + 5, pattern(C, PAGE)))
+case("append-to-freed-page", freed, write(b"/g", PAGE, b"x"))
+case("allocate-freed-pages", freed, allocate(b"/n", 5, 2 * PAGE))
+both("free-and-write", do(small, make(b"/n")), unlink(b"/f"), retire, write(b"/n", 5, b"n"))
+both(
+    "free-and-name",
+    do(tree, setxattr(b"/d/f", b"user.a", b"1" * 999)),
+    removexattr(b"/d/f", b"user.a"),
+    retire,
+    mkdir(b"/m"),
+    make(b"/m/x"),
+    symlink(b"/m/s", b"t" * 300),
+)
 both("reuse-inode", tree, unlink(b"/d/f"), make(b"/e/f"), make(b"/e/g"))
 
 # -- inode chunks -------------------------------------------------------------------------------
@@ -290,4 +327,96 @@ case(
     do(fill_chunk, make(b"/last"), make(b"/next"), unlink(b"/last"), unlink(b"/next")),
     release_idle,
     **many,
+)
+
+# -- unmounting ---------------------------------------------------------------------------------
+
+case("unmount", tree, Volume.close)
+case("unmount-dirty", do(tree, write(b"/d/g", 8, b"dirty")), Volume.close)
+case("unmount-orphans", do(scattered, unlink(b"/f")), Volume.close, **one)
+case("unmount-held", do(tree, hold(b"/d/g"), unlink(b"/d/g")), Volume.close)
+case("unmount-empty", do(garbage, unlink(b"/f"), unlink(b"/g")), Volume.close)
+case("unmount-xattrs", do(tree, setxattr(b"/d/f", b"user.a", b"1")), Volume.close)
+case("unmount-returned", do(wholes, unlink(b"/f")), Volume.close, **one)
+
+# -- more of fallocate --------------------------------------------------------------------------
+
+case("allocate-in-hole", do(make(b"/f"), write(b"/f", 5 * PAGE, b"z")), allocate(b"/f", PAGE, PAGE))
+case("allocate-beyond", small, allocate(b"/f", 3 * PAGE, 2 * PAGE))
+case("allocate-promotes", small, allocate(b"/f", 3 * PAGE, 3 * PAGE), threshold_pages=6)
+case("preallocate-behind-end", small, preallocate(b"/f", 3 * PAGE, PAGE))
+case("preallocate-next-piece", small, preallocate(b"/f", PIECE, PAGE))
+both(
+    "preallocate-and-append",
+    small,
+    preallocate(b"/f", 3 * PAGE, PAGE),
+    write(b"/f", 3 * PAGE, b"x"),
+)
+case("zero-range-in-page", small, zero(b"/f", 100, 200), atomic=True)
+case(
+    "zero-range-keep-size",
+    small,
+    lambda v: v.fallocate(ino(v, b"/f"), 0x11, 2 * PAGE, 2 * PAGE),
+    punch(b"/f", 2 * PAGE, 2 * PAGE),
+    preallocate(b"/f", 2 * PAGE, 2 * PAGE),
+    modelled=False,
+)
+case("zero-range-of-whole", wholes, zero(b"/f", 100, PAGE), atomic=True, **one)
+both(
+    "punch-cuts-dirty-words",
+    small,
+    write(b"/f", 40, pattern(B, 24)),
+    punch(b"/f", 50, PAGE - 42),
+    durable=False,
+)
+case("punch-hole", do(make(b"/f"), write(b"/f", 5 * PAGE, b"z")), punch(b"/f", PAGE, PAGE))
+case("punch-last-byte", small, punch(b"/f", 3 * PAGE - 1, 1), atomic=True)
+case("copy-range-appends", small, copy(b"/g", 0, b"/f", 3 * PAGE, 100))
+case("copy-range-to-new", do(small, make(b"/n")), copy(b"/f", PAGE + 5, b"/n", 0, PAGE))
+
+# -- background steps -----------------------------------------------------------------------------
+
+case("reclaim-orphan", do(scattered, unlink(b"/f")), idle, **one)
+case("reclaim-unsplit", do(small, write(b"/f", 8, b"dirty")), idle)
+case("reclaim-release", do(small, unlink(b"/f"), unlink(b"/g"), unsplit_all), idle)
+case("reclaim-discard", do(wholes, unlink(b"/f"), unsplit_all), idle, **one)
+both(
+    "reclaim-all",
+    do(small, write(b"/g", PIECE, pattern(C, PAGE)), unlink(b"/f"), unlink(b"/g")),
+    *[idle] * 5,
+)
+both(
+    "reclaim-between-writes",
+    small,
+    write(b"/f", 8, b"dirty"),
+    idle,
+    write(b"/f", 24, b"again"),
+    idle,
+)
+both(
+    "discard-and-take",
+    do(wholes, unlink(b"/f")),
+    discard,
+    make(b"/n"),
+    write(b"/n", 9, b"n"),
+    **one,
+)
+case(
+    "discard-many",
+    do(
+        wholes,
+        make(b"/g"),
+        *(write(b"/g", i * PIECE, b"g") for i in range(5)),
+        unlink(b"/f"),
+        unlink(b"/g"),
+    ),
+    discard,
+    **one,
+)
+case("unsplit-dirty", do(small, write(b"/f", 8, pattern(B, 64))), unsplit_all)
+case("unsplit-two", do(two_extents, read(b"/f"), read(b"/g")), unsplit_all, threshold_pages=512)
+case(
+    "release-idle-metadata",
+    do(mkdir(b"/d"), make(b"/d/f"), unlink(b"/d/f"), rmdir(b"/d")),
+    release_idle,
 )

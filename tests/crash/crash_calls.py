@@ -5,19 +5,23 @@ Calls that change the data of a file note it in a `FileModel` too.
 
 from __future__ import annotations
 
+import itertools
 import stat
 from collections.abc import Callable
 from typing import Any
 
-from crash_run import Case
+from crash_case import Case
 from crash_tree import MODELS, FileModel
 
 from pmemfs.fs.volume import Volume
+from pmemfs.reclaim import Reclaimer
 
 PIECE = 2 << 20
 FILE = stat.S_IFREG | 0o644
 PUNCH = 3
+ZERO_RANGE = 16
 A, B, C = b"A", b"B", b"C"
+_FAR_S = 1_700_001_000
 CASES: list[Case] = []
 
 Run = Callable[[Volume], Any]
@@ -127,6 +131,48 @@ def allocate(path: bytes, offset: int, length: int) -> Run:
     )
 
 
+def zero(path: bytes, offset: int, length: int) -> Run:
+    return do(
+        lambda v: v.fallocate(ino(v, path), ZERO_RANGE, offset, length),
+        lambda v: model(v, path).punch(offset, length),
+        lambda v: model(v, path).allocate(offset, length),
+    )
+
+
+def copy(path: bytes, offset: int, to: bytes, to_offset: int, length: int) -> Run:
+    def run(volume: Volume) -> None:
+        data = model(volume, path).read(offset, length)
+        done = volume.copy_range(ino(volume, path), offset, ino(volume, to), to_offset, length)
+        assert done == len(data)
+        model(volume, to).write(to_offset, data)
+
+    return run
+
+
+def tmpfile(path: bytes) -> Run:
+    def run(volume: Volume) -> None:
+        made = volume.tmpfile(ino(volume, path), 0o600)
+        MODELS.setdefault(volume, {})[made.ino] = FileModel()
+
+    return run
+
+
+def write_held(data: bytes) -> Run:
+    """Write to the newest file that is held."""
+
+    def run(volume: Volume) -> None:
+        number = max(volume.inodes.holds)
+        volume.write(number, 0, data)
+        MODELS[volume][number].write(0, data)
+
+    return run
+
+
+def link_held(path: bytes) -> Run:
+    """Give the newest file that is held a name."""
+    return lambda v: v.link(max(v.inodes.holds), *_split(v, path))
+
+
 def preallocate(path: bytes, offset: int, length: int) -> Run:
     return lambda v: v.fallocate(ino(v, path), 1, offset, length)
 
@@ -171,6 +217,17 @@ def release_idle(volume: Volume) -> None:
 
 def discard(volume: Volume) -> None:
     volume.pool.discard_returned(16)
+
+
+def retire(volume: Volume) -> None:
+    """Let the arenas look for free pages anew, as after a mount: freed ones are used again."""
+    volume.data_arena.retire()
+    volume.metadata_arena.retire()
+
+
+def idle(volume: Volume) -> None:
+    """Let the reclaimer take one step, long after the last request."""
+    Reclaimer(volume, 0.0, itertools.count(_FAR_S, 100).__next__).step()
 
 
 def pattern(letter: bytes, size: int) -> bytes:

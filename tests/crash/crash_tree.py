@@ -21,12 +21,16 @@ PAGE = 4096
 _ZERO_PAGE = bytes(PAGE)
 
 
+Identity = tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Node:
     """One inode as its callers see it.
 
-    ``mapped`` has the ranges of bytes that are data, ``pages`` those pages that are not all zero,
-    padded with zeros at the end of the file.
+    ``identity`` tells it from those that had its number before. ``mapped`` has the ranges of
+    bytes that are data, ``pages`` those pages that are not all zero, padded with zeros at the end
+    of the file.
     """
 
     attributes: tuple[int | bytes, ...]
@@ -34,6 +38,7 @@ class Node:
     size: int
     mapped: tuple[tuple[int, int], ...] = ()
     pages: dict[int, bytes] = field(compare=False, default_factory=dict)
+    identity: Identity = field(compare=False, default=(0, 0))
 
 
 Tree = dict[bytes, Node]
@@ -69,7 +74,8 @@ def _node(volume: Volume, ino: int, unread: bool) -> Node:
     times = (i.atime_ns, i.mtime_ns, i.ctime_ns, i.btime_ns)
     names = volume.listxattr(ino)
     xattrs = tuple((name, volume.getxattr(ino, name)) for name in names)
-    return Node((*attributes, *times, target), xattrs, i.size, mapped, pages)
+    identity = (ino, i.generation)
+    return Node((*attributes, *times, target), xattrs, i.size, mapped, pages, identity)
 
 
 def _data(
@@ -115,6 +121,16 @@ class FileModel:
             self.pages.setdefault(number, bytearray(PAGE))[start : start + len(part)] = part
             offset, data = offset + len(part), data[len(part) :]
 
+    def read(self, offset: int, length: int) -> bytes:
+        data = bytearray()
+        stop = min(offset + length, self.size)
+        while offset < stop:
+            number, start = divmod(offset, PAGE)
+            part = self.pages.get(number, bytes(PAGE))[start : start + stop - offset]
+            data += part
+            offset += len(part)
+        return bytes(data)
+
     def truncate(self, size: int) -> None:
         self.punch(size, self.size - size)
         self.size = size
@@ -147,20 +163,44 @@ def require_modelled(volume: Volume, tree: Tree, skip: frozenset[bytes]) -> None
 class Allowed:
     """The trees that a crash may leave: ``trees[k]`` is the one after ``k`` steps.
 
-    ``floor`` rises with the steps seen to be durable: later crashes may not lose them.
+    ``returned[k]`` is how many events had been recorded when step ``k`` returned: later crashes
+    may not lose it. ``synced`` maps an inode, by number and generation, to the steps that made its
+    data durable; ``durable`` says that the last step makes all data so, ``atomic`` that data too
+    changes whole or not at all.
     """
 
-    def __init__(self, trees: list[Tree]) -> None:
+    def __init__(
+        self,
+        trees: list[Tree],
+        returned: list[int],
+        *,
+        durable: bool = True,
+        atomic: bool = False,
+        synced: dict[Identity, list[int]] | None = None,
+    ) -> None:
         self.trees = trees
-        self.floor = 0
+        self.returned = returned
+        self.durable = durable
+        self.atomic = atomic
+        self.synced = synced or {}
+        self._nodes = [{node.identity: node for node in tree.values()} for tree in trees]
 
-    def match(self, tree: Tree, *, words: bool) -> int:
-        """Return the highest step that ``tree`` may be the state of; raise AssertionError.
+    def floor(self, after: int) -> int:
+        """Return the step that a crash behind event number ``after`` may not lose."""
+        return max(k for k, events in enumerate(self.returned) if events <= after)
 
-        ``words`` allows words overwritten in place by the steps so far, or by the next, to be old.
+    def match(self, tree: Tree, after: int, kept: int = 0) -> int:
+        """Return the highest step that ``tree`` may be the state of, behind event ``after``.
+
+        Not below ``kept``, which an earlier crash is known not to have lost. Words overwritten
+        in place by the steps so far, or by the next, may be old, unless the data was made durable
+        in between. Raises AssertionError.
         """
+        last = len(self.trees) - 1
+        floor = max(kept, returned := self.floor(after))
+        words = not self.atomic and not (returned == last and self.durable)
         why = []
-        for step in range(len(self.trees) - 1, self.floor - 1, -1):
+        for step in range(last, floor - 1, -1):
             problem = self._difference(tree, step, words)
             if problem is None:
                 return step
@@ -182,13 +222,13 @@ class Allowed:
 
     def _data_difference(self, path: bytes, node: Node, step: int, words: bool) -> str | None:
         want = self.trees[step][path]
-        others = self._old_words(path, step, want.size) if words else []
+        others = self._old_words(want, step) if words else []
         for number in node.pages.keys() | want.pages.keys():
             page = node.pages.get(number, _ZERO_PAGE)
-            got = np.frombuffer(page, "<u8")
-            good = got == np.frombuffer(want.pages.get(number, _ZERO_PAGE), "<u8")
+            new = want.pages.get(number, _ZERO_PAGE)
+            good = np.frombuffer(page, "<u8") == np.frombuffer(new, "<u8")
             for other, end in others:
-                good |= _equal_words(got, other, number, end, node.size)
+                good |= _are_old_words(page, new, other, number, end, node.size)
             if not good.all():
                 at = number * PAGE + int(np.flatnonzero(~good)[0]) * 8
                 place = at % PAGE
@@ -197,33 +237,43 @@ class Allowed:
                 return f"{path!r} has {one!r} at {at}, not {two!r} ({(~good).sum()} words)"
         return None
 
-    def _old_words(self, path: bytes, step: int, size: int) -> list[tuple[Node, int]]:
+    def _old_words(self, want: Node, step: int) -> list[tuple[Node, int]]:
         """Return the states whose words may still be there, each with where these words end.
 
         What lay behind the end of the file in between is no old word, but zero.
         """
         found = []
-        if step + 1 < len(self.trees) and path in self.trees[step + 1]:
-            following = self.trees[step + 1][path]
-            found.append((following, min(following.size, size)))
-        end = size
-        for tree in reversed(self.trees[:step]):
-            if path not in tree:
+        who = want.identity
+        if step + 1 < len(self.trees) and who in self._nodes[step + 1]:
+            following = self._nodes[step + 1][who]
+            found.append((following, min(following.size, want.size)))
+        end = want.size
+        oldest = max((k for k in self.synced.get(who, ()) if k <= step), default=0)
+        for nodes in reversed(self._nodes[oldest:step]):
+            if who not in nodes:
                 break
-            end = min(end, tree[path].size)
-            found.append((tree[path], end))
+            end = min(end, nodes[who].size)
+            found.append((nodes[who], end))
         return found
 
 
-def _equal_words(got: np.ndarray, other: Node, number: int, end: int, size: int) -> np.ndarray:
-    """Tell which words of a page are those of another state, up to byte ``end`` of the file."""
+def _are_old_words(
+    page: bytes, new: bytes, other: Node, number: int, end: int, size: int
+) -> np.ndarray:
+    """Tell which words of a page are those of another state, up to byte ``end`` of the file.
+
+    A word that zeros have cut since, by way of the journal, is old but for these zeros.
+    """
     start = number * PAGE
     if not any(low <= start < high for low, high in other.mapped):
         return np.zeros(PAGE // 8, bool)
     data = bytearray(other.pages.get(number, _ZERO_PAGE))
     cut = min(max(size - number * PAGE, 0), PAGE)
     data[cut:] = bytes(PAGE - cut)
-    equal = got == np.frombuffer(data, "<u8")
+    got, old, wanted = (np.frombuffer(x, np.uint8).reshape(-1, 8) for x in (page, data, new))
+    is_cut = (wanted == 0).any(1) & (wanted != 0).any(1)
+    equal = (got == old).all(1)
+    equal |= is_cut & ((got == old) | ((got == 0) & (wanted == 0))).all(1)
     if end < size:  # a word that this end cuts is no old word
         equal[max(end - number * PAGE, 0) // 8 :] = False
     return equal

@@ -1,38 +1,48 @@
-"""Every operation of the Volume, crashed at every store. See `crash_run` for what is asked, and
-for how to replay a failure: ``PMEMFS_CRASH_REPLAY=CASE/STATE pytest tests/crash``.
+"""Every operation of the Volume, crashed at every store. See `crash_oracle` for what is asked;
+``make replay ID=...`` brings a failure back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from crash_case import SAMPLES, Case, record
 from crash_cases import CASES
-from crash_run import REPLAY, SAMPLES, Case, Crasher, record
+from crash_lint import read_table
+from crash_oracle import Crasher, Oracle
 
 CHANGE_NOTHING = {"rename-same-inode", "allocate-existing", "preallocate-same-page"}
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
+@pytest.fixture(scope="module")
+def oracle() -> Iterator[Oracle]:
+    oracle = Oracle()
+    yield oracle
+    oracle.close()
+
+
 @every_case
-def test_crash(case: Case) -> None:
-    crash(case, SAMPLES)
+def test_crash(case: Case, oracle: Oracle) -> None:
+    crash(case, oracle, SAMPLES)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @every_case
-def test_crash_more(case: Case) -> None:
-    crash(case, 8 * SAMPLES)
+def test_crash_more(case: Case, oracle: Oracle) -> None:
+    crash(case, oracle, 8 * SAMPLES)
 
 
-def crash(case: Case, samples: int) -> None:
-    if REPLAY and REPLAY.partition("/")[0] != case.name:
-        pytest.skip("another case is replayed")
-    crasher = Crasher(record(case))
-    crasher.run(samples)
-    print(crasher.checked, "states")
-    assert not crasher.failures, "\n".join(
-        ["replay with PMEMFS_CRASH_REPLAY=", *crasher.failures],
+def crash(case: Case, oracle: Oracle, samples: int) -> None:
+    recording = record(case)
+    assert recording.lint() == read_table().get(case.name), (
+        "crash_lint.py --update writes the table"
     )
-    if not REPLAY:
-        assert (crasher.checked == 1) == (case.name in CHANGE_NOTHING)
+    crasher = Crasher(recording, oracle)
+    crasher.run(samples)
+    print(len(crasher.found), "states,", len(crasher.outcomes), "outcomes")
+    assert not crasher.failures, "\n".join(["make replay ID=", *crasher.failures])
+    assert (len(crasher.found) == 1) == (case.name in CHANGE_NOTHING)

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from pmemfs.device import CrashStates, Event
-from pmemfs.device.crash import SparseImage
+from pmemfs.device.sparse import SparseImage
 from pmemfs.errors import InvariantError
 
 SIZE = 1 << 16
@@ -150,3 +150,36 @@ def test_sparse_image_loads_and_materialises() -> None:
     assert os.fstat(other).st_size == SIZE
     os.close(fd)
     os.close(other)
+
+
+def test_epochs_of_a_shorter_recording_are_passed_over() -> None:
+    events = [store(0, ONE), flush(0), FENCE, store(64, ONE), flush(64), FENCE, store(128, TWO)]
+    every = [state.id for state in CrashStates(SparseImage(SIZE), events)]
+    later = [state.id for state in CrashStates(SparseImage(SIZE), events, since=3)]
+    assert later == [name for name in every if not name.startswith("0.")]
+    last = CrashStates(SparseImage(SIZE), events, since=6)
+    assert {state.id[0] for state in last} == {"2"}
+
+
+def test_digests_tell_states_apart() -> None:
+    base = SparseImage(SIZE)
+    base.store(8192, ONE)
+    events = [store(0, ONE + TWO), store(64, TWO), Event("discard", 8192, 4096), FENCE]
+    states = list(CrashStates(base, events))
+    contents = {frozenset(state.image.pages.items()) for state in states}
+    assert len({state.digest() for state in states}) == len(contents) == 12
+    for state in states:
+        assert state.digest() == state.image.digest()
+    same = SparseImage(SIZE, dict(reversed(states[-1].image.pages.items())))
+    assert same.digest() == states[-1].digest()
+    swapped = SparseImage(SIZE, {0: base.pages[2]})
+    assert swapped.digest() != base.digest()  # the same page elsewhere
+
+
+def test_an_overlay_has_what_differs_from_the_durable_image() -> None:
+    base = SparseImage(SIZE)
+    base.store(4096, ONE)
+    events = [store(0, ONE), store(4096, ONE), Event("discard", 4096, 4096)]
+    overlays = {tuple(sorted(s.overlay.items())) for s in CrashStates(base, events)}
+    page = ONE + bytes(4088)
+    assert overlays == {(), ((0, page),), ((1, None),), ((0, page), (1, None))}

@@ -128,6 +128,37 @@ def test_iter_data_skips_holes_and_is_cut_to_the_range(device: MappedDevice) -> 
     assert list(device.iter_data(2 * UNIT, 3 * UNIT)) == []
 
 
+def test_holes_of_a_tmpfs_are_read_as_zeros_and_take_no_space(fd: int) -> None:
+    """A memory file is one of a tmpfs, where a read of a hole through the mapping takes space."""
+    for private in (False, True):
+        device = MappedDevice(fd, SIZE, private=private)
+        assert device.solid is not None
+        device.store(4096, b"a" * 4096)
+        device.store(UNIT + 8192, b"b" * 10)
+        before = device.host_bytes
+        assert device.may_have_holes(0, 10)
+        assert device.may_have_holes(3 * UNIT, UNIT)
+        found = [bytes(piece) for piece in device.pieces(4090, 4096 + 12)]
+        assert found == [bytes(6), b"a" * 4096, bytes(6)]
+        assert b"".join(device.pieces(0, SIZE)) == (
+            bytes(4096) + b"a" * 4096 + bytes(UNIT) + b"b" * 10 + bytes(SIZE - UNIT - 8202)
+        )
+        assert device.host_bytes == before
+        device.close()
+
+
+def test_a_unit_without_holes_is_asked_about_once(device: MappedDevice) -> None:
+    device.store(UNIT, b"x" * UNIT)
+    assert device.solid is not None
+    assert not device.solid[1]
+    assert not device.may_have_holes(UNIT + 5, 100)
+    assert device.solid[1]
+    device.discard(UNIT, UNIT)
+    assert device.may_have_holes(UNIT, 1)
+    device.back(UNIT, 1)
+    assert not device.may_have_holes(UNIT, UNIT)
+
+
 def test_a_private_mapping_never_changes_the_file(fd: int) -> None:
     os.pwrite(fd, b"before", 100)
     device = MappedDevice(fd, SIZE, private=True)

@@ -54,6 +54,16 @@ def test_mkfs_writes_tens_of_kib_whatever_the_size(shm: Path, size_bytes: int) -
     assert host_bytes(path) <= 64 * KIB
 
 
+@pytest.mark.parametrize("size_bytes", SIZES)
+def test_lost_and_found_takes_two_pages(shm: Path, size_bytes: int) -> None:
+    plain, path = shm / "plain.img", shm / "disk.img"
+    geometry = format_image(plain, size_bytes)
+    format_image(path, size_bytes, lost_found=True)
+    more_heads = geometry.fixed_extents % (PAGE_BYTES // HEAD_BYTES) == 0
+    assert data_bytes(path) == data_bytes(plain) + (2 + more_heads) * PAGE_BYTES
+    validate_image(path)
+
+
 def test_mkfs_of_terabytes_stores_the_same_but_for_fixed_heads(shm: Path) -> None:
     stored = {}
     for size_bytes in SIZES:

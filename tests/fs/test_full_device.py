@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 
 import pytest
+from full_device import Snapshot, content, fill, furnish, use_up_open_extents
 from volumes import (
     REGULAR,
     HostDevice,
@@ -21,75 +22,9 @@ from pmemfs.errors import PmemfsError
 from pmemfs.fs import Volume
 from pmemfs.fs.volume import ROOT_INO
 from pmemfs.layout.geometry import EXTENT_BYTES, PAGE_BYTES
-from pmemfs.layout.records import Kind
 from pmemfs.units import MIB, TIB
 
 PUNCH = 3
-
-Snapshot = dict[bytes, object]
-
-
-def content(volume: Volume, ino: int = ROOT_INO, path: bytes = b"") -> Snapshot:
-    """Everything that can be read of a tree, by path."""
-    out: Snapshot = {}
-    for entry in volume.readdir(ino):
-        if entry.cookie <= 2:
-            continue
-        inode = volume.inode(entry.ino)
-        name = path + b"/" + entry.name
-        xattrs = {key: volume.getxattr(inode.ino, key) for key in volume.listxattr(inode.ino)}
-        data: object = None
-        if inode.is_file:
-            data = hash(b"".join(volume.read(inode.ino, 0, min(inode.size, 64 * MIB))))
-        elif inode.is_symlink:
-            data = volume.readlink(inode.ino)
-        out[name] = (inode.ino, inode.mode, inode.nlink, inode.size, inode.pages, xattrs, data)
-        if inode.is_dir:
-            out |= content(volume, inode.ino, name)
-    return out
-
-
-def furnish(volume: Volume) -> dict[str, int]:
-    """Make one of everything; return inode numbers by name."""
-    volume.mkdir(ROOT_INO, b"dir", 0o755)
-    sub = volume.lookup(ROOT_INO, b"dir").ino
-    for number in range(16):  # so that one more name of 250 bytes needs a page
-        volume.create(sub, b"%02d" % number + b"n" * 220, REGULAR)
-    volume.mkdir(ROOT_INO, b"empty", 0o755)
-    volume.symlink(ROOT_INO, b"link", b"t" * 1000)
-    files = {b"small": 10_000, b"whole": 5 * MIB, b"tree": 0, b"victim": 3 * PAGE_BYTES}
-    for name, size in files.items():
-        ino = volume.create(ROOT_INO, name, REGULAR).ino
-        volume.write(ino, 0, b"s" * size)
-    tree = volume.lookup(ROOT_INO, b"tree").ino
-    for number in range(40):
-        volume.write(tree, number * 2 * PAGE_BYTES, b"fragment %d" % number)
-    volume.setxattr(tree, b"user.a", b"x" * 1000)
-    return {
-        entry.name.decode(): entry.ino for entry in volume.readdir(ROOT_INO) if entry.cookie > 2
-    }
-
-
-def fill(volume: Volume, name: bytes = b"filler") -> int:
-    """Use up every page and every metadata page; return the inode of the file that did."""
-    ino = volume.create(ROOT_INO, name, REGULAR).ino
-    for chunk in (EXTENT_BYTES, 32 * PAGE_BYTES, PAGE_BYTES):
-        while True:
-            try:
-                volume.write(ino, volume.inode(ino).size, b"f" * chunk)
-            except PmemfsError as error:
-                assert error.errno == errno.ENOSPC  # noqa: PT017
-                break
-    links = 0
-    try:
-        while True:
-            volume.symlink(ROOT_INO, b"fill%d" % links, b"l" * 200)
-            links += 1
-    except PmemfsError as error:
-        assert error.errno == errno.ENOSPC  # noqa: PT017
-    assert volume.pool.free_pages == 0
-    return ino
-
 
 # what needs space that is not there; each is called with the volume and the inodes by name
 NEED_SPACE: dict[str, Callable[[Volume, dict[str, int]], object]] = {
@@ -276,29 +211,6 @@ def test_no_space_on_the_host(bed: VolumeBed, name: str, monkeypatch: pytest.Mon
     remove_tree(volume)
     idle(volume)
     validate_empty(volume)
-
-
-def use_up_open_extents(volume: Volume) -> None:
-    """Use all pages of small and metadata extents, so that the next one takes an extent."""
-    use_up_small_pages(volume, b"before")
-    while _metadata_left(volume):
-        volume.symlink(ROOT_INO, b"open%d" % volume.inode(ROOT_INO).entries, b"l" * 200)
-    use_up_small_pages(volume, b"after")
-
-
-def use_up_small_pages(volume: Volume, name: bytes) -> None:
-    if volume.pool.free_small_pages:
-        ino = volume.create(ROOT_INO, name, REGULAR).ino
-        volume.write(ino, 0, b"o" * volume.pool.free_small_pages * PAGE_BYTES)
-    assert not volume.pool.free_small_pages
-
-
-def _metadata_left(volume: Volume) -> bool:
-    extents = range(volume.geometry.n_extents)
-    return any(
-        volume.pool.kind(extent) == Kind.METADATA and volume.pool.used(extent) < 511
-        for extent in extents
-    )
 
 
 def test_a_split_never_fails_on_a_full_host(bed: VolumeBed) -> None:

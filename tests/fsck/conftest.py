@@ -8,8 +8,8 @@ from fsck_image import HandImage, golden
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Iterator[HandImage]:
+def image(image_dir: Path) -> Iterator[HandImage]:
     """A clean hand-built image with one of everything."""
-    hand = golden(tmp_path / "disk.img")
+    hand = golden(image_dir / "disk.img")
     yield hand
     hand.close()

@@ -10,7 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 from fsck_image import HandImage
 
-from pmemfs.cli.fsck import fsck_command
+from pmemfs.cli.fsck import fsck_command, print_each
+from pmemfs.cli.helpers import fsck_helper
+from pmemfs.fsck import Repair, Risk
 from pmemfs.image import Image
 
 
@@ -61,6 +63,145 @@ def test_json(image: HandImage) -> None:
     assert report["counts"] == {"inode-pages": 1}
     assert report["findings"][0]["offset"] == 0x400200
     assert report["extents"]["total"] == 32
+
+
+# -- mending -------------------------------------------------------------------------------------
+
+
+def test_preen_mends_what_is_safe(image: HandImage) -> None:
+    image.patch_inode(fi.FILE, pages=9)
+    result = fsck("-p", str(image.path))
+    assert result.exit_code == 1
+    found, mended, summary = result.stdout.splitlines()
+    assert found.startswith("inode-pages: inode 2 counts 9 pages")
+    assert mended == "mended: inode-pages: count 3 pages in inode 2"
+    assert summary.startswith(f"{image.path}: mended, now clean, 4 files, 3 directories")
+    assert fsck("-p", str(image.path)).exit_code == 0
+
+
+def test_preen_leaves_what_may_lose_something(image: HandImage) -> None:
+    image.patch_slot(fi.DIR_LEAF, 0, ino=4000)
+    image.patch_head(fi.SMALL, used=17)
+    result = fsck("-a", str(image.path))
+    assert result.exit_code == 4
+    assert "mended: owner-count: count 6 pages in use in extent 4\n" in result.stdout
+    assert "left: dir-target: build directory 6 anew" in result.stdout
+    assert f"not clean; mend it by hand: pmemfs fsck {image.path}" in result.stdout
+    assert fsck("-y", str(image.path)).exit_code == 1
+    assert fsck("-n", str(image.path)).exit_code == 0
+
+
+@pytest.mark.parametrize("flags", [["-n"], [], ["--json"]])
+def test_without_a_terminal_nothing_is_written(image: HandImage, flags: list[str]) -> None:
+    image.patch_inode(fi.FILE, pages=9)
+    before = image.path.read_bytes()
+    assert fsck(*flags, str(image.path)).exit_code == 4
+    assert image.path.read_bytes() == before
+
+
+def test_closing_an_image_that_was_not_closed_is_a_change(image: HandImage) -> None:
+    image.set_transaction(6, [(fi.pfn_to_offset(fi.FREE_META_PFN), b"8 bytes.")])
+    result = fsck("-p", str(image.path))
+    assert result.exit_code == 1
+    assert "mended: journal: replay transaction 6\n" in result.stdout
+    assert image.peek(fi.pfn_to_offset(fi.FREE_META_PFN), 8) == b"8 bytes."
+    assert fsck("-p", str(image.path)).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("answers", "status"), [("y\ny\n", 1), ("y\nn\n", 4), ("n\ny\n", 4), ("n\nn\n", 4)]
+)
+def test_asks_on_a_terminal(
+    image: HandImage, monkeypatch: pytest.MonkeyPatch, answers: str, status: int
+) -> None:
+    """First about the name that is lost, then before anything is written."""
+    monkeypatch.setattr("pmemfs.cli.fsck._on_terminal", lambda: True)
+    image.patch_slot(fi.DIR_LEAF, 0, ino=4000)
+    image.patch_head(fi.SMALL, used=17)
+    before = image.path.read_bytes()
+    result = CliRunner().invoke(fsck_command, [str(image.path)], input=answers)
+    assert result.exit_code == status, result.output
+    assert "this may lose something. Do it? [y/N]" in result.stdout
+    assert "to do: owner-count: count 6 pages in use in extent 4" in result.stdout
+    assert (image.path.read_bytes() == before) == (answers[2] == "n")
+    assert ("nothing was written" in result.stdout) == (answers[2] == "n")
+
+
+def test_an_image_that_is_only_not_closed_may_stay_so(
+    image: HandImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pmemfs.cli.fsck._on_terminal", lambda: True)
+    image.patch_control(state=1)
+    before = image.path.read_bytes()
+    assert CliRunner().invoke(fsck_command, [str(image.path)], input="n\n").exit_code == 0
+    assert image.path.read_bytes() == before
+    assert CliRunner().invoke(fsck_command, [str(image.path)], input="y\n").exit_code == 1
+
+
+def test_many_repairs_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    print_each("mended", [Repair("link-count", f"number {i}", Risk.SAFE) for i in range(150)])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 101
+    assert lines[-1] == "mended: link-count: and 50 more"
+
+
+def test_an_answer_that_does_not_come_is_an_interruption(
+    image: HandImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pmemfs.cli.fsck._on_terminal", lambda: True)
+    image.patch_slot(fi.DIR_LEAF, 0, ino=4000)
+    before = image.path.read_bytes()
+    assert CliRunner().invoke(fsck_command, [str(image.path)], input="").exit_code == 32
+    assert image.path.read_bytes() == before
+
+
+def test_json_of_a_repair(image: HandImage) -> None:
+    image.patch_inode(fi.FILE, pages=9)
+    result = fsck("-y", "--json", str(image.path))
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert (report["clean"], report["made"], report["clean_now"]) == (False, True, True)
+    assert report["repairs"] == [
+        {
+            "check": "inode-pages",
+            "sentence": "count 3 pages in inode 2",
+            "risk": "safe",
+            "stored_bytes": 256,
+        }
+    ]
+
+
+def test_names_from_the_image_are_printed_escaped(image: HandImage) -> None:
+    image.set_page(fi.DIR_LEAF, fi.leaf_page(fi.DIR, [(b"\x1b[2J", 4000, 0o100000)]))
+    image.patch_inode(fi.FIFO, nlink=3)
+    result = fsck("-y", str(image.path))
+    assert result.exit_code == 1
+    assert "\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize("flags", [["-n", "-p"], ["-p", "-y"], ["-n", "-y"]])
+def test_flags_that_exclude_each_other(image: HandImage, flags: list[str]) -> None:
+    result = fsck(*flags, str(image.path))
+    assert result.exit_code == 16
+    assert "exclude each other" in result.output
+
+
+@pytest.mark.parametrize(("flag", "status"), [("-a", 1), ("-p", 1), ("-y", 1), ("-n", 4)])
+def test_the_helper_of_fsck_8(image: HandImage, flag: str, status: int) -> None:
+    image.patch_inode(fi.FILE, pages=9)
+    result = CliRunner().invoke(fsck_helper, [flag, "-C", "0", "-T", str(image.path)])
+    assert result.exit_code == status
+    assert fsck(str(image.path)).exit_code == (4 if status == 4 else 0)
+
+
+def test_an_image_that_may_only_be_read(image: HandImage) -> None:
+    image.patch_inode(fi.FILE, pages=9)
+    image.patch_superblocks(ro_compat=1 << 40)
+    before = image.path.read_bytes()
+    result = fsck("-y", str(image.path))
+    assert result.exit_code == 8
+    assert "only a newer pmemfs may write" in result.stderr
+    assert image.path.read_bytes() == before
 
 
 def test_missing_image(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -40,13 +41,17 @@ def digest(data: bytes | memoryview) -> str:
 
 @pytest.fixture
 def path(image_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return fresh(image_dir / "golden.img", monkeypatch)
+
+
+def fresh(path: Path, monkeypatch: pytest.MonkeyPatch, *, lost_found: bool = False) -> Path:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(os, "getegid", lambda: 100)
-    path = image_dir / "golden.img"
     format_image(
         path,
         MIN_DEVICE_BYTES,
         label="golden",
+        lost_found=lost_found,
         entropy=lambda n: bytes(range(n)),
         now_ns=lambda: NOW_NS,
     )
@@ -147,6 +152,28 @@ def test_a_file_of_runs_is_read_back_from_its_record(volume: Volume) -> None:
     assert words == (1 << 41 | 3, 2 << 48 | pfn, *[0] * 15)
 
 
+def test_a_fresh_image_with_lost_and_found(
+    image_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fresh(image_dir / "golden.img", monkeypatch, lost_found=True)
+    data = path.read_bytes()
+    places = {
+        "superblock": 0,
+        "control": CONTROL_OFFSET,
+        "heads": HEAD_TABLE_OFFSET,
+        "inodes": extent_to_offset(2),
+        "owner page": extent_to_offset(4),
+        "leaf": extent_to_offset(4) + PAGE_BYTES,
+    }
+    pages = {name: data[at : at + PAGE_BYTES] for name, at in places.items()}
+    assert {name: digest(page) for name, page in pages.items()} == FRESH | WITH_LOST_AND_FOUND
+    with Volume.open(path) as volume:
+        found = volume.lookup(ROOT_INO, b"lost+found")
+        assert (found.ino, found.mode, found.nlink) == (2, stat.S_IFDIR | 0o700, 2)
+        volume.rmdir(ROOT_INO, b"lost+found")
+        assert not volume.inode(ROOT_INO).entries
+
+
 def test_the_image_opens_and_is_clean(path: Path) -> None:
     with Volume.open(path) as volume:
         assert volume.was_clean
@@ -162,6 +189,12 @@ FRESH = {
     "control": "dfd5eb86f1956603",
     "heads": "3985ff6290fc0382",
     "inodes": "d930cd8cf8399460",
+}
+WITH_LOST_AND_FOUND = {
+    "heads": "aa46c2dbf9b6fb87",
+    "inodes": "739a2d3090166bab",
+    "owner page": "c0ebc46a609d953d",
+    "leaf": "5741569d96544d84",
 }
 MADE = {
     "inode of a file": "ef50583873702ca9",

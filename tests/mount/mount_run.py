@@ -29,7 +29,7 @@ from pmemfs.image import Image
 
 PROGRAM = [sys.executable, "-m", "pmemfs"]
 MIB = 1 << 20
-FRONTEND = os.environ.get("PMEMFS_TEST_FRONTEND", "fusepy")
+FRONTEND = os.environ.get("PMEMFS_TEST_FRONTEND", "native")
 _BAD_LOG = (" WARNING ", " ERROR ", " CRITICAL ", "Traceback", "Fatal Python error")
 
 
@@ -118,8 +118,6 @@ class Mounted:
 
     def mount(self, options: str = "") -> str:
         """Mount; return what the program printed."""
-        if self.frontend == "native" and "cache=" not in options:
-            options = ",".join(filter(None, (options, "cache=writethrough")))
         arguments = ["-o", options] if options else []
         more = ["--log", self.log, "--frontend", self.frontend, *arguments]
         done = run("mount", self.image, self.directory, *more)
@@ -171,6 +169,7 @@ class Mounted:
         for pid in mounts.lock_holders(str(self.image)) - {os.getpid()}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not mounts.lock_holders(str(self.image)) - {os.getpid()})
 
 
 @contextlib.contextmanager
@@ -222,6 +221,30 @@ def outcome(operation: Callable[[str], Any], root: Path | str) -> Any:
         return operation(str(root))
     except OSError as error:
         return errno.errorcode.get(error.errno or 0, error.errno)
+
+
+def as_user(uid: int, call: Callable[[], Any]) -> str:
+    """Make a call as another user in a process of its own; return its result or its errno's name.
+
+    A result that is no text comes as its `repr`.
+    """
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if not pid:
+        text = "E: it ended early"
+        with contextlib.suppress(BaseException):
+            os.setgroups([])
+            os.setgid(uid)
+            os.setuid(uid)
+            result = outcome(lambda _: call(), "")
+            text = result if isinstance(result, str) else repr(result)
+        os.write(write_end, text.encode())
+        os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end) as pipe:
+        text = pipe.read()
+    os.waitpid(pid, 0)
+    return text
 
 
 def facts(path: str | bytes) -> dict[str, Any]:

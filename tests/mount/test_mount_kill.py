@@ -20,6 +20,7 @@ from pmemfs.image import Image
 
 pytestmark = NEEDS_MOUNT
 MIB = 1 << 20
+OWN_OPTIONS = "idle=1,cache=writethrough"  # with writeback, only what was synced is acknowledged
 
 
 def bring_back(one: Mounted) -> str:
@@ -33,7 +34,7 @@ def bring_back(one: Mounted) -> str:
         assert not opened.is_clean
     finally:
         opened.close()
-    said = one.mount("idle=1")
+    said = one.mount(OWN_OPTIONS)
     recovery = [line for line in said.splitlines() if "was not closed" in line]
     assert len(recovery) == 1, said
     assert "replay" in recovery[0]

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import mmap
 import os
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,24 +171,62 @@ def test_immutable_and_append_only(place: Path) -> None:
         subprocess.run(["chattr", "-a", log], check=True)
 
 
+NOBODY = 0xFFFFFFFF  # the id of an entry that is about no one in particular
+
+
+def pack_acl(*entries: tuple[int, int, int]) -> bytes:
+    """Return the kernel's form of a list of ``(tag, permissions, id)``."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def full_acl(uid: int) -> bytes:
+    """Owner and one user may do everything, the group nothing, others nothing."""
+    return pack_acl((1, 7, NOBODY), (2, 7, uid), (4, 0, NOBODY), (16, 7, NOBODY), (32, 0, NOBODY))
+
+
+def as_user(uid: int, *command: str | Path) -> bool:
+    """Run a command as somebody else; tell whether it succeeded."""
+    done = subprocess.run(command, capture_output=True, user=uid, group=uid, extra_groups=[])
+    return done.returncode == 0
+
+
 @NEEDS_ROOT
-@needs_program("setfacl")
 def test_access_control_lists_are_kept_inherited_and_enforced(place: Path) -> None:
     folder = place / "folder"
     folder.mkdir(mode=0o700)
-    subprocess.run(["setfacl", "-m", "u:1:rwx,d:u:1:rwx", folder], check=True)
+    os.setxattr(folder, "system.posix_acl_access", full_acl(1))
+    os.setxattr(folder, "system.posix_acl_default", full_acl(1))
     (folder / "file").write_text("secret")
-    got = subprocess.run(["getfacl", "-cn", folder / "file"], capture_output=True, text=True)
-    assert "user:1:rwx" in got.stdout
-
-    def can_list(uid: int) -> bool:
-        command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "ls", folder]
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-    assert can_list(1)
-    assert not can_list(2)
+    assert struct.pack("<HHI", 2, 7, 1) in os.getxattr(folder / "file", "system.posix_acl_access")
+    assert as_user(1, "ls", folder)
+    assert as_user(1, "cat", folder / "file")
+    assert not as_user(2, "ls", folder)
     folder.chmod(0o700)  # the mask goes with the group bits
-    assert not can_list(1)
+    assert not as_user(1, "ls", folder)
+
+
+@NEEDS_ROOT
+@pytest.mark.parametrize("options", ["", "allow_other"])
+def test_a_default_list_takes_the_place_of_the_umask(options: str) -> None:
+    """Also where only root is let in, and nothing is checked."""
+    with scratch() as folder, mounted(folder, options, mounted_class=NativeMounted) as one:
+        inherits, plain = one.directory / "inherits", one.directory / "plain"
+        before = os.umask(0o077)
+        try:
+            inherits.mkdir()
+            os.setxattr(inherits, "system.posix_acl_default", full_acl(1))
+            plain.mkdir(mode=0o777)
+            (inherits / "file").write_text("x")
+            (inherits / "folder").mkdir()
+        finally:
+            os.umask(before)
+        assert plain.stat().st_mode & 0o777 == 0o700
+        assert (inherits / "file").stat().st_mode & 0o777 == 0o660
+        assert (inherits / "folder").stat().st_mode & 0o777 == 0o770
+        assert (inherits / "file").stat().st_mode & 0o777 == 0o660
+        os.setxattr(plain, "system.posix_acl_access", full_acl(1))
+        assert wait_until(lambda: plain.stat().st_mode & 0o777 == 0o770)
+        os.setxattr(plain, "system.posix_acl_access", full_acl(1))
 
 
 @NEEDS_ROOT
@@ -286,3 +325,29 @@ def test_a_write_across_the_largest_size_is_cut_or_fails(native: Mounted, place:
                 os.fsync(fd)
         else:
             assert os.fstat(fd).st_size == 1 << 44
+
+
+def test_a_writer_hears_that_the_device_is_full() -> None:
+    """Else a program that only writes would never end: the kernel keeps the error for fsync."""
+    with (
+        scratch() as folder,
+        mounted(folder, mounted_class=NativeMounted, size_bytes=64 * MIB) as one,
+        contextlib.suppress(OSError),  # close tells it, too
+        opened(one.directory / "file") as fd,
+    ):
+        for _ in range(80):
+            os.write(fd, bytes(MIB))
+        os.sync()
+        with pytest.raises(OSError, match="No space left"):
+            os.write(fd, bytes(MIB))
+
+
+def test_unmounting_frees_what_was_removed_last() -> None:
+    with scratch() as folder, mounted(folder, mounted_class=NativeMounted) as one:
+        before = one.usage()["used_bytes"]
+        with opened(one.directory / "file") as fd:
+            os.write(fd, bytes(8 * MIB))
+            os.fsync(fd)
+        os.unlink(one.directory / "file")
+        one.umount()
+        assert one.usage()["used_bytes"] == before

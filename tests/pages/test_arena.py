@@ -7,7 +7,7 @@ import errno
 import pytest
 from page_layer import STEP, PageLayer
 
-from pmemfs.errors import InvariantError, PmemfsError
+from pmemfs.errors import DamagedImageError, PmemfsError
 from pmemfs.layout.geometry import pfn_to_extent, pfn_to_slot
 from pmemfs.layout.records import Kind
 from pmemfs.layout.words import owner_word
@@ -16,8 +16,15 @@ from pmemfs.pages.arenas import free_pages
 
 
 def free(layer: PageLayer, pfn: int, count: int = 1) -> None:
+    word = layer.owner_words(pfn_to_extent(pfn))[pfn_to_slot(pfn)]
     with layer.journal.transaction() as tx:
-        free_pages(layer.pool, tx, pfn, count)
+        free_pages(layer.pool, tx, pfn, count, word, STEP)
+
+
+def free_twice(layer: PageLayer, pfn: int, word: int) -> None:
+    with layer.journal.transaction() as tx:
+        for _ in range(2):
+            free_pages(layer.pool, tx, pfn, 1, word, STEP)
 
 
 def test_pages_of_one_request_are_contiguous(layer: PageLayer) -> None:
@@ -169,7 +176,7 @@ def test_pages_freed_by_a_transaction_are_not_allocated_in_it(layer: PageLayer) 
     (extent,) = layer.small_extents(1)
     page = (extent << 9) + 7
     with layer.journal.transaction() as tx:
-        free_pages(layer.pool, tx, page, 1)
+        free_pages(layer.pool, tx, page, 1, owner_word(5, 6), STEP)
         ((pfn, _),) = layer.arena.allocate(tx, 1, owner_word(9, 0), STEP)
     assert pfn != page
     assert layer.allocate(1) != [(page, 1)]  # the arena has moved on ...
@@ -215,13 +222,26 @@ def test_no_space_half_way_leaves_what_was(layer: PageLayer) -> None:
 
 def test_the_owner_page_itself_cannot_be_freed(layer: PageLayer) -> None:
     ((pfn, _),) = layer.allocate(2)
-    with pytest.raises(InvariantError, match="not of one small extent"):
+    with pytest.raises(DamagedImageError, match="does not agree"):
         free(layer, pfn - 1, 2)
-    with pytest.raises(InvariantError, match="not of one small extent"):
+    with pytest.raises(DamagedImageError, match="does not agree"):
         free(layer, pfn + 510, 2)
 
 
 def test_more_pages_than_are_used_cannot_be_freed(layer: PageLayer) -> None:
     ((pfn, _),) = layer.allocate(2)
-    with pytest.raises(InvariantError, match="-1 used pages"):
+    with pytest.raises(DamagedImageError, match="does not agree"):
         free(layer, pfn, 3)
+
+
+def test_pages_are_freed_for_their_owner_only_and_once(layer: PageLayer) -> None:
+    ((pfn, _),) = layer.allocate(2, ino=9, index=4)
+    for word in (owner_word(8, 4), owner_word(9, 5)):
+        with (
+            pytest.raises(DamagedImageError, match="does not agree"),
+            layer.journal.transaction() as tx,
+        ):
+            free_pages(layer.pool, tx, pfn, 1, word, STEP)
+    with pytest.raises(DamagedImageError, match="does not agree"):
+        free_twice(layer, pfn, owner_word(9, 4))
+    assert layer.owner_words(pfn_to_extent(pfn))[1:3] == [owner_word(9, 4), owner_word(9, 5)]

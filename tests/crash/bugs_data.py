@@ -1,0 +1,138 @@
+"""Seeded bugs in what has to be stored before a commit, and in what a commit frees."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from crash_anatomy import Events, anatomy, delayed, moved, without
+from crash_bug import patched, patches, rewrites
+
+from pmemfs.fs.files import Files
+from pmemfs.fs.inodes import Inode
+from pmemfs.fs.xattrs import Xattrs, _pack
+from pmemfs.journal import Transaction, journal
+from pmemfs.layout.geometry import PAGE_SHIFT, extent_to_offset
+from pmemfs.layout.records import NOTHING_TO_REPLAY, Kind
+from pmemfs.pages import ExtentPool
+
+
+@rewrites("write-new")
+def data_not_flushed(events: Events) -> Events:
+    return without(events, "data", "flush")
+
+
+@rewrites("append-across-page")
+def size_before_pages(events: Events) -> Events:
+    """Data is stored when the new size is committed already."""
+    return delayed(events, "data", "settle")
+
+
+@rewrites("promote")
+def promotion_not_flushed(events: Events) -> Events:
+    """The copy is not durable when the pages it was made from are freed."""
+    return without(events, "data", "flush", only=0)
+
+
+@rewrites("xattr-first")
+def fresh_page_not_flushed(events: Events) -> Events:
+    return without(events, "data", "flush")
+
+
+@rewrites("write-new")
+def owner_word_before_data(events: Events) -> Events:
+    """The owner words of new pages stored in place, ahead of the transaction."""
+    words = [
+        event
+        for part, event in anatomy(events)
+        if part == "home" and event.offset >= extent_to_offset(5) and not event.offset % 8
+    ]
+    return [*words, *events]
+
+
+@rewrites("write-to-freed-page")
+def zeros_left_out(events: Events) -> Events:
+    """What the last owner wrote shows around the data of a reused page."""
+    return [
+        event
+        for part, event in anatomy(events)
+        if part != "data" or event.kind != "store" or any(event.data)
+    ]
+
+
+@patches("xattr-replace")
+def xattrs_in_place() -> AbstractContextManager[Any]:
+    replace_whole = Xattrs._replace
+
+    def replace_(self: Xattrs, tx: Transaction, inode: Inode, attributes: dict) -> None:
+        if not (inode.xattr and attributes):
+            return replace_whole(self, tx, inode, attributes)
+        content = _pack(inode.ino, attributes)
+        self._device.store(inode.xattr << PAGE_SHIFT, content)
+        self._device.flush(inode.xattr << PAGE_SHIFT, len(content))
+
+    return patched(Xattrs, "_replace", replace_)
+
+
+@patches("truncate-up-garbage", "append-behind-garbage")
+def growth_not_zeroed() -> AbstractContextManager[Any]:
+    return patched(Files, "_expose", lambda self, inode, new_end: None)
+
+
+@rewrites("overwrite-fsync")
+def fsync_without_flush(events: Events) -> Events:
+    return without(events, "data", "flush")
+
+
+@rewrites("overwrite-fsync")
+def fsync_without_fence(events: Events) -> Events:
+    return without(events, "fence", only=-1)
+
+
+@rewrites("punch-then-overwrite")
+def zeros_not_retired(events: Events) -> Events:
+    """Zeros over file data are replayed over what was written there since."""
+    stores = [
+        number
+        for number, event in enumerate(events)
+        if event.kind == "store"
+        and event.offset == journal.COMMITTED_OFFSET
+        and int.from_bytes(event.data, "little") & NOTHING_TO_REPLAY
+    ]
+    gone = {number + k for number in stores for k in (0, 1)}
+    return [event for number, event in enumerate(events) if number not in gone]
+
+
+# -- space --------------------------------------------------------------------------------------
+
+
+@rewrites("reuse-discarded")
+def discard_before_its_free(events: Events) -> Events:
+    """The free of the extents is not durable yet."""
+    return moved(events, "discard", "order")
+
+
+@rewrites("take-returned")
+def discard_not_fenced(events: Events) -> Events:
+    """The extent is stored to while its discard may still land."""
+    number = next(n for n, event in enumerate(events) if event.kind == "discard")
+    return events[: number + 1] + events[number + 2 :]
+
+
+@patches("take-returned", "reuse-extent")
+def returned_taken_as_it_is() -> AbstractContextManager[Any]:
+    def find(self: ExtentPool) -> int:
+        return self._kinds.find(bytes([Kind.FREE if self.counts[Kind.FREE] else Kind.RETURNED]))
+
+    return patched(ExtentPool, "_find_free", find)
+
+
+@patches("write-whole-new")
+def free_data_not_suspected() -> AbstractContextManager[Any]:
+    """After a crash, free extents are taken for zeros."""
+    return patched(ExtentPool, "suspect_free_data", lambda self: 0)
+
+
+@patches("unlink-small")
+def pages_not_freed() -> AbstractContextManager[Any]:
+    return patched(Files, "free_runs", lambda self, tx, inode, runs: None)
