@@ -148,13 +148,13 @@ class Reclaimer:
         Nothing is due after damage was found; a step that finds some lets the volume note it.
         """
         if self._volume.is_read_only:
-            return _AFTER_DAMAGE_S
+            return self._give_up()
         try:
             return self._step()
         except Exception as error:
             if not self._volume.note_error(error):
                 raise
-            return _AFTER_DAMAGE_S
+            return self._give_up()
 
     def _step(self) -> float:
         situation = self.situation()
@@ -166,6 +166,12 @@ class Reclaimer:
         self._do(self._steps.popleft())
         self._sequence = self._volume.journal.sequence  # own commits are no activity
         return 0.0
+
+    def _give_up(self) -> float:
+        """Damage was found: forget what was planned or asked for; return when to call again."""
+        self._compacting = False
+        self._steps.clear()
+        return _AFTER_DAMAGE_S
 
     def _rest(self, wait_s: float, situation: Situation) -> float:
         """Nothing is due, unless an extent that an arena has kept for itself is thin."""

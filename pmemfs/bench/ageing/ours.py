@@ -65,6 +65,10 @@ class ContentlessDevice(MappedDevice):
             return
         self._map[offset : offset + length] = data
 
+    def store_fresh(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Store as `store` does."""
+        self.store(offset, data)
+
 
 class AgeingClock:
     """A clock that goes on with the number of files made."""
