@@ -55,6 +55,12 @@ class Leaf:
         self.entries: list[Entry] = []
         self.is_usable = self.slots_end <= self.heap <= PAGE_BYTES and self.depth <= COOKIE_BITS
 
+    @property
+    def has_own_prefix(self) -> bool:
+        """Whether the prefix is no longer than the depth."""
+        is_cookie = not self.prefix >> COOKIE_BITS
+        return is_cookie and self.prefix == shared_bits(self.prefix, self.depth)
+
     def check(self, seed: bytes) -> Iterator[Finding]:
         """Yield findings about the page; fill ``entries`` with the live ones."""
         if not self.is_usable:
@@ -62,7 +68,7 @@ class Leaf:
             return
         if self.ino != self.directory:
             yield self._finding("dir-leaf", f"says that it is of inode {self.ino}")
-        if self.prefix != shared_bits(self.prefix, self.depth) or self.prefix >> COOKIE_BITS:
+        if not self.has_own_prefix:
             yield self._finding("dir-leaf", f"has bits of its prefix beyond its depth {self.depth}")
         if self.reserved:
             yield self._finding("dir-leaf", "has reserved bytes that are not zero")

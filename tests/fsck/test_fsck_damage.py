@@ -617,6 +617,13 @@ def leaf_with_too_many_slots(image: HandImage) -> None:
     image.patch_inode(fi.FIFO, nlink=3)
 
 
+@damages("dir-leaf")
+def empty_leaf_with_a_prefix_too_long(image: HandImage) -> None:
+    image.set_page(fi.WIDE_LOW, leaf_page(fi.WIDE, [], depth=1, prefix=1))
+    image.patch_inode(fi.WIDE, entries=1)
+    image.patch_inode(fi.FIFO, nlink=3)
+
+
 @damages("dir-name")
 def name_with_a_slash(image: HandImage) -> None:
     image.set_page(fi.DIR_LEAF, leaf_page(fi.DIR, [(b"in/er", fi.FIFO, stat.S_IFIFO)]))
