@@ -14,7 +14,7 @@ from crash_case import Case
 from crash_tree import MODELS, FileModel
 
 from pmemfs.fs.volume import Volume
-from pmemfs.reclaim import Reclaimer
+from pmemfs.reclaim import Policy, Reclaimer
 
 PIECE = 2 << 20
 FILE = stat.S_IFREG | 0o644
@@ -22,6 +22,7 @@ PUNCH = 3
 ZERO_RANGE = 16
 A, B, C = b"A", b"B", b"C"
 _FAR_S = 1_700_001_000
+_LOOKS = 8  # steps that look and find nothing, at most
 CASES: list[Case] = []
 
 Run = Callable[[Volume], Any]
@@ -221,13 +222,18 @@ def discard(volume: Volume) -> None:
 
 def retire(volume: Volume) -> None:
     """Let the arenas look for free pages anew, as after a mount: freed ones are used again."""
-    volume.data_arena.retire()
+    volume.data_arenas.retire()
     volume.metadata_arena.retire()
 
 
 def idle(volume: Volume) -> None:
-    """Let the reclaimer take one step, long after the last request."""
-    Reclaimer(volume, 0.0, itertools.count(_FAR_S, 100).__next__).step()
+    """Let the reclaimer take the step that stores something next, long after the last request."""
+    reclaimer = Reclaimer(volume, Policy(0.0), itertools.count(_FAR_S, 100).__next__)
+    before = volume.device.counters.stores
+    for _ in range(_LOOKS):
+        reclaimer.step()
+        if volume.device.counters.stores != before:
+            return
 
 
 def pattern(letter: bytes, size: int) -> bytes:

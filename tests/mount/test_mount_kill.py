@@ -183,7 +183,7 @@ def test_killed_during_cp(delay_s: float, own_mount: Mounted) -> None:
 @needs_program("fio")
 @pytest.mark.parametrize("direct", [0, 1])
 def test_killed_during_fio(direct: int, own_mount: Mounted, tmp_path: Path) -> None:
-    """No block is written twice: one that is overwritten just then may be torn, and fio reads it."""
+    """No block is written twice: one that is overwritten then may be torn, and fio reads it."""
     job = [
         "fio", "--name=j", f"--directory={own_mount.directory}", "--rw=randwrite", "--bs=4k",
         "--size=160m", f"--direct={direct}", "--verify=crc32c", "--ioengine=psync", "--numjobs=1",
