@@ -27,7 +27,8 @@ What is promised to the kernel, and how it is kept:
 * *Set-id bits and file capabilities* are ours to drop when a request says so (KILLPRIV_V2).
 
 One thread serves requests in order and does idle work in between. Only ``fdatasync`` runs in a
-thread of its own, which touches nothing else and sends the reply of FSYNC itself.
+thread of its own, which touches nothing else and sends the reply of FSYNC itself. One that fails
+comes back to the first thread: the volume is told before the caller is.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ _STEP_EVERY = 256  # requests between two looks at the clock while they never st
 SPIN_S = 50e-6
 _SEEK_DATA = 3
 _WRITE_CACHE = 1
+_UNMOUNT, _SYNC_FAILED = b"u", b"s"  # what wakes the loop
 _WRITTEN_BACK = SetattrFlag.MTIME | SetattrFlag.CTIME
 
 _WANTED = (
@@ -141,6 +143,7 @@ class NativeFrontend:
         self._stale: set[int] = set()  # inodes of which the kernel has attributes out of date
         self._unique = 0  # of the request that is served
         self._syncs: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._failed_syncs: queue.SimpleQueue[tuple[int, PmemfsError]] = queue.SimpleQueue()
         self._syncer = threading.Thread(target=self._run_syncs, name="fdatasync", daemon=True)
         self._handlers = self._make_handlers(xattrs)
         self.requests = 0
@@ -207,8 +210,11 @@ class NativeFrontend:
 
     def request_unmount(self) -> None:
         """Unmount soon; may be called from a signal handler or another thread."""
+        self._wake(_UNMOUNT)
+
+    def _wake(self, wanted: bytes) -> None:
         with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"u")
+            os.write(self._wake_write, wanted)
 
     def _unmount_now(self) -> None:
         if not self._unmount():
@@ -274,8 +280,10 @@ class NativeFrontend:
         """Sleep until a request or a signal comes; of a signal begin to unmount."""
         for fd, _ in poller.poll(timeout_s * 1000):
             if fd == self._wake_read:
-                os.read(self._wake_read, 64)
-                if not self._done:
+                wanted = os.read(self._wake_read, 64)
+                if _SYNC_FAILED in wanted:
+                    self._tell_failed_syncs()
+                if _UNMOUNT in wanted and not self._done:
                     target = self._unmount_now
                     threading.Thread(target=target, name="unmount", daemon=True).start()
 
@@ -694,10 +702,18 @@ class NativeFrontend:
         while (unique := self._syncs.get()) is not None:
             try:
                 self._volume.device.sync()
+            except PmemfsError as error:
+                self._failed_syncs.put((unique, error))
+                self._wake(_SYNC_FAILED)
+            else:
                 self._write_device([_pack_out(16, 0, unique)])
-            except OSError as error:
-                log.error("cannot make the image durable: %s", error)
-                self._send_error(unique, error.errno or errno.EIO)
+
+    def _tell_failed_syncs(self) -> None:
+        """Let the volume act on what the host could not make durable, then tell who waits."""
+        while not self._failed_syncs.empty():
+            unique, error = self._failed_syncs.get()
+            self._volume.note_error(error)
+            self._send_error(unique, error.errno or errno.EIO)
 
     # -- directories -------------------------------------------------------------------------
 
