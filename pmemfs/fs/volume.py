@@ -24,7 +24,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, NoReturn
 
@@ -617,13 +617,17 @@ class Volume:
             raise PmemfsError(errno.ENODATA, "there is no such attribute")
         return value
 
-    def listxattr(self, ino: int, *, trusted: bool = True) -> list[bytes]:
+    def listxattr(self, ino: int, is_admin: Callable[[], bool] | None = None) -> list[bytes]:
         """Return the names of all extended attributes.
 
-        Without ``trusted`` those are left out that Linux shows to CAP_SYS_ADMIN only.
+        Those that Linux shows to CAP_SYS_ADMIN only are left out unless ``is_admin`` says so; it
+        is asked only where there are such.
         """
         names = list(self._xattrs.read(self.inodes.get(ino)))
-        return names if trusted else [n for n in names if not n.startswith(_TRUSTED)]
+        public = [name for name in names if not name.startswith(_TRUSTED)]
+        if len(public) == len(names) or is_admin is None or is_admin():
+            return names
+        return public
 
     def setxattr(
         self, ino: int, name: bytes, value: bytes, flags: int = 0, *, drop_set_gid: bool = False

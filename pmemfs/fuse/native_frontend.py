@@ -47,6 +47,7 @@ from collections.abc import Callable
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Inode, Volume, acl
 from pmemfs.fuse import protocol as p
+from pmemfs.fuse.callers import is_admin
 from pmemfs.fuse.native_mount import max_request_bytes
 from pmemfs.fuse.protocol import InitFlag, Opcode, OpenFlag, SetattrFlag
 from pmemfs.layout.geometry import MAX_FILE_BYTES, NAME_MAX, PAGE_BYTES
@@ -90,6 +91,7 @@ Reply = Buffer | list[Buffer] | None
 Handler = Callable[[int, int, int, memoryview], Reply]
 
 _unpack_header = p.IN_HEADER.unpacker("opcode", "unique", "nodeid", "uid", "gid")
+_unpack_pid = p.IN_HEADER.unpacker("pid")
 _pack_out = p.OUT_HEADER.struct.pack
 _unpack_getattr = p.GETATTR_IN.unpacker("getattr_flags")
 _unpack_valid = p.SETATTR_IN.unpacker("valid")
@@ -756,7 +758,7 @@ class NativeFrontend:
     def _listxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         (size, _) = p.GETXATTR_IN.struct.unpack_from(body)
         # the kernel guards each trusted.* attribute, but not the list
-        names = self._volume.listxattr(nodeid, trusted=uid == 0)
+        names = self._volume.listxattr(nodeid, lambda: is_admin(uid, *_unpack_pid(self._buffer)))
         return _sized(b"".join(name + b"\0" for name in names), size)
 
     def _setxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
