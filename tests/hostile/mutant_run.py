@@ -198,7 +198,7 @@ def fingerprint(path: Path) -> tuple[int, int]:
 
 def _use(path: Path, outcome: Outcome) -> None:
     before = fingerprint(path)
-    take_all(path)
+    take_all(path, outcome.mutant.number // 4)
     report = _check(path)
     outcome.found_by_fsck = report is None or not report.is_clean
     _mount_read_only(path, outcome)
@@ -206,7 +206,7 @@ def _use(path: Path, outcome: Outcome) -> None:
         raise BrokenRuleError("rule 1: what only reads has written")
     if outcome.mutant.base == KILLED:  # it has the descriptors that a daemon's image shows
         with _daemon(path):
-            take_all(path)
+            take_all(path, outcome.mutant.number // 4 + 1)
     refused = _mount(path)
     outcome.refused_at_open = refused.at_open
     outcome.may_be_sound = errno.EROFS in refused.by_errno  # features that allow ro only
