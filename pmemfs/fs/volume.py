@@ -774,6 +774,7 @@ class Volume:
         """Copy file data within the volume, as copy_file_range(2); return how much was copied.
 
         At most 16 MiB in one call. Ranges of one file must not overlap. Durable as writes are.
+        Raises as `read` and `write` do if nothing could be copied.
         """
         length = min(length, _COPY_MOST)
         done = 0
@@ -782,8 +783,12 @@ class Volume:
             pieces = self.read(ino, offset + done, step)
             if not pieces:
                 break
-            # one piece at a time: writing may move the pages that later pieces show
-            written = self.write(to_ino, to_offset + done, pieces[0])
+            try:  # one piece at a time: writing may move the pages that later pieces show
+                written = self.write(to_ino, to_offset + done, pieces[0])
+            except PmemfsError:
+                if done:
+                    break
+                raise
             done += written
             if written < len(pieces[0]):
                 break
