@@ -134,8 +134,10 @@ class MappedDevice:
         """`store` many bytes where the mapping has not been touched yet, as far as one can tell.
 
         Writes to the file, which its mapping shows at once: that spares a page fault for every
-        4 KiB. Raises `PmemfsError` when the host fails; a part may be stored then.
+        4 KiB. Raises `PmemfsError` when the host fails; a part may be stored then. Raises
+        `DamagedImageError` when the image has been cut short.
         """
+        self._validate_length()
         length = len(data)
         done = 0
         try:
@@ -223,7 +225,9 @@ class MappedDevice:
         self._backed[unit] = 1
 
     def _validate_length(self) -> None:
-        """Raise if the image has been cut short: allocating would make it longer, and hide it."""
+        """Raise if the image has been cut short: to allocate, or to write to the file, would make
+        it longer again, and what is gone would read as zeros.
+        """
         found = os.fstat(self._fd).st_size
         if found < self.size_bytes:
             raise DamagedImageError(
@@ -253,7 +257,8 @@ class MappedDevice:
 
         With ``persist=disk``, only if anything was flushed or discarded since the last. Raises
         `HostError` when the host fails, and from then on always: what it has lost cannot be
-        known, and the host tells it only once. May be called from another thread.
+        known, and the host tells it only once. Raises `DamagedImageError` when the image has been
+        cut short: what is gone is not durable. May be called from another thread.
         """
         owed = self._owed()
         if self._on_disk and owed == self._synced:
@@ -268,6 +273,7 @@ class MappedDevice:
         self.counters.syncs += 1
         if self.private:
             return
+        self._validate_length()
         try:
             if self._host_failure is None:
                 os.fdatasync(self._fd)

@@ -24,7 +24,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, NoReturn
 
@@ -639,13 +639,17 @@ class Volume:
             raise PmemfsError(errno.ENODATA, "there is no such attribute")
         return value
 
-    def listxattr(self, ino: int, *, trusted: bool = True) -> list[bytes]:
+    def listxattr(self, ino: int, is_admin: Callable[[], bool] | None = None) -> list[bytes]:
         """Return the names of all extended attributes.
 
-        Without ``trusted`` those are left out that Linux shows to CAP_SYS_ADMIN only.
+        Those that Linux shows to CAP_SYS_ADMIN only are left out unless ``is_admin`` says so; it
+        is asked only where there are such.
         """
         names = list(self._xattrs.read(self.inodes.get(ino)))
-        return names if trusted else [n for n in names if not n.startswith(_TRUSTED)]
+        public = [name for name in names if not name.startswith(_TRUSTED)]
+        if len(public) == len(names) or is_admin is None or is_admin():
+            return names
+        return public
 
     def setxattr(
         self, ino: int, name: bytes, value: bytes, flags: int = 0, *, drop_set_gid: bool = False
@@ -792,6 +796,7 @@ class Volume:
         """Copy file data within the volume, as copy_file_range(2); return how much was copied.
 
         At most 16 MiB in one call. Ranges of one file must not overlap. Durable as writes are.
+        Raises as `read` and `write` do if nothing could be copied.
         """
         length = min(length, _COPY_MOST)
         done = 0
@@ -800,8 +805,12 @@ class Volume:
             pieces = self.read(ino, offset + done, step)
             if not pieces:
                 break
-            # one piece at a time: writing may move the pages that later pieces show
-            written = self.write(to_ino, to_offset + done, pieces[0])
+            try:  # one piece at a time: writing may move the pages that later pieces show
+                written = self.write(to_ino, to_offset + done, pieces[0])
+            except PmemfsError:
+                if done:
+                    break
+                raise
             done += written
             if written < len(pieces[0]):
                 break

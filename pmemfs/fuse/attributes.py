@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable
 from typing import Protocol
 
 from pmemfs.errors import PmemfsError
@@ -91,12 +92,12 @@ class Attributes:
         control, argument = found
         return control.get(argument)
 
-    def list(self, uid: int, ino: int) -> list[bytes]:
-        """Return the names of all attributes that this user may know of.
+    def list(self, ino: int, is_admin: Callable[[], bool]) -> list[bytes]:
+        """Return the names of all attributes that the caller may know of.
 
         The kernel guards each trusted.* attribute, but not the list.
         """
-        return self._volume.listxattr(ino, trusted=uid == 0)
+        return self._volume.listxattr(ino, is_admin)
 
     def set(
         self,

@@ -25,6 +25,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,6 +36,7 @@ from pmemfs.fs import Inode, Volume
 from pmemfs.fs.inodes import blocks_512
 from pmemfs.fuse.activity import OF_CALLBACK, Activity
 from pmemfs.fuse.attributes import Attributes
+from pmemfs.fuse.callers import is_admin
 from pmemfs.layout.geometry import NAME_MAX, PAGE_BYTES, ROOT_INO
 from pmemfs.reclaim import Reclaimer
 
@@ -401,8 +403,9 @@ class FusepyFrontend(fuse.FUSE):
 
     def listxattr(self, path: bytes, buffer: Any, size: int) -> int:
         """listxattr(2)."""
-        uid, _ = self._caller()
-        names = self._xattrs.list(uid, self._inode(path).ino)
+        caller = fuse._libfuse.fuse_get_context().contents
+        asks = partial(is_admin, caller.uid, caller.pid)
+        names = self._xattrs.list(self._inode(path).ino, asks)
         return _reply(b"".join(name + b"\0" for name in names), buffer, size)
 
     def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int) -> None:

@@ -27,7 +27,8 @@ What is promised to the kernel, and how it is kept:
 * *Set-id bits and file capabilities* are ours to drop when a request says so (KILLPRIV_V2).
 
 One thread serves requests in order and does idle work in between. Only ``fdatasync`` runs in a
-thread of its own, which touches nothing else and sends the reply of FSYNC itself.
+thread of its own, which touches nothing else and sends the reply of FSYNC itself. One that fails
+comes back to the first thread: the volume is told before the caller is.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from pmemfs.fs import Inode, Volume, acl
 from pmemfs.fuse import protocol as p
 from pmemfs.fuse.activity import OF_OPCODE, Activity
 from pmemfs.fuse.attributes import Attributes
+from pmemfs.fuse.callers import is_admin
 from pmemfs.fuse.native_mount import max_request_bytes
 from pmemfs.fuse.protocol import InitFlag, Opcode, OpenFlag, SetattrFlag
 from pmemfs.layout.geometry import MAX_FILE_BYTES, NAME_MAX, PAGE_BYTES
@@ -65,6 +67,7 @@ _STEP_EVERY = 256  # requests between two looks at the clock while they never st
 SPIN_S = 50e-6
 _SEEK_DATA = 3
 _WRITE_CACHE = 1
+_UNMOUNT, _SYNC_FAILED = b"u", b"s"  # what wakes the loop
 _WRITTEN_BACK = SetattrFlag.MTIME | SetattrFlag.CTIME
 
 _WANTED = (
@@ -91,6 +94,7 @@ Reply = Buffer | list[Buffer] | None
 Handler = Callable[[int, int, int, memoryview], Reply]
 
 _unpack_header = p.IN_HEADER.unpacker("opcode", "unique", "nodeid", "uid", "gid")
+_unpack_pid = p.IN_HEADER.unpacker("pid")
 _pack_out = p.OUT_HEADER.struct.pack
 _unpack_getattr = p.GETATTR_IN.unpacker("getattr_flags")
 _unpack_valid = p.SETATTR_IN.unpacker("valid")
@@ -145,6 +149,7 @@ class NativeFrontend:
         self._stale: set[int] = set()  # inodes of which the kernel has attributes out of date
         self._unique = 0  # of the request that is served
         self._syncs: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._failed_syncs: queue.SimpleQueue[tuple[int, PmemfsError]] = queue.SimpleQueue()
         self._syncer = threading.Thread(target=self._run_syncs, name="fdatasync", daemon=True)
         self._handlers = self._make_handlers(xattrs)
         self._activity = Activity(volume)
@@ -212,8 +217,11 @@ class NativeFrontend:
 
     def request_unmount(self) -> None:
         """Unmount soon; may be called from a signal handler or another thread."""
+        self._wake(_UNMOUNT)
+
+    def _wake(self, wanted: bytes) -> None:
         with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"u")
+            os.write(self._wake_write, wanted)
 
     def _unmount_now(self) -> None:
         if not self._unmount():
@@ -279,8 +287,10 @@ class NativeFrontend:
         """Sleep until a request or a signal comes; of a signal begin to unmount."""
         for fd, _ in poller.poll(timeout_s * 1000):
             if fd == self._wake_read:
-                os.read(self._wake_read, 64)
-                if not self._done:
+                wanted = os.read(self._wake_read, 64)
+                if _SYNC_FAILED in wanted:
+                    self._tell_failed_syncs()
+                if _UNMOUNT in wanted and not self._done:
                     target = self._unmount_now
                     threading.Thread(target=target, name="unmount", daemon=True).start()
 
@@ -703,10 +713,18 @@ class NativeFrontend:
         while (unique := self._syncs.get()) is not None:
             try:
                 self._volume.device.sync()
+            except PmemfsError as error:
+                self._failed_syncs.put((unique, error))
+                self._wake(_SYNC_FAILED)
+            else:
                 self._write_device([_pack_out(16, 0, unique)])
-            except OSError as error:
-                log.error("cannot make the image durable: %s", error)
-                self._send_error(unique, error.errno or errno.EIO)
+
+    def _tell_failed_syncs(self) -> None:
+        """Let the volume act on what the host could not make durable, then tell who waits."""
+        while not self._failed_syncs.empty():
+            unique, error = self._failed_syncs.get()
+            self._volume.note_error(error)
+            self._send_error(unique, error.errno or errno.EIO)
 
     # -- directories -------------------------------------------------------------------------
 
@@ -748,7 +766,7 @@ class NativeFrontend:
 
     def _listxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         (size, _) = p.GETXATTR_IN.struct.unpack_from(body)
-        names = self._xattrs.list(uid, nodeid)
+        names = self._xattrs.list(nodeid, lambda: is_admin(uid, *_unpack_pid(self._buffer)))
         return _sized(b"".join(name + b"\0" for name in names), size)
 
     def _setxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:

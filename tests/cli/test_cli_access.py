@@ -12,10 +12,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from pmemfs.cli import main
+from pmemfs.cli.inspect import inspect_command
 from pmemfs.fs import Volume
 from pmemfs.fs.volume import ROOT_INO
 from pmemfs.fuse import daemon
@@ -84,10 +86,20 @@ def test_a_log_that_is_rotated_stays_its_owners_alone(tmp_path: Path) -> None:
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
-VIEWS = (
-    ("usage",), ("super",), ("extents", "--all"), ("extent", "4"), ("page", "2049"),
-    ("file", "/file"), ("free",), ("journal",),
-)  # fmt: skip
+ARGUMENTS = {"number": "4", "pfn": "2049", "path": "/file"}
+
+
+def every_view(image: Path) -> list[list[object]]:
+    """Return the arguments of each view that the program has."""
+    return [
+        ["inspect", name, "--json", image, *map(ARGUMENTS.__getitem__, arguments_of(view))]
+        for name, view in inspect_command.commands.items()
+    ]
+
+
+def arguments_of(view: click.Command) -> list[str]:
+    arguments = [p.name or "" for p in view.params if isinstance(p, click.Argument)]
+    return [name for name in arguments if name != "image"]
 
 
 @NEEDS_ROOT
@@ -101,8 +113,7 @@ def test_the_inspector_needs_only_read_access(image: Path, mode: int, mounted: b
         os.chown(image, owner, group)
         image.chmod(mode)
         before = os.stat(image)
-        commands = [["inspect", view[0], image, *view[1:], "--json"] for view in VIEWS]
-        for status, output, errors in as_nobody(*commands, group=READERS):
+        for status, output, errors in as_nobody(*every_view(image), group=READERS):
             assert status == 0, errors
             assert json.loads(output)["live"] == mounted
         after = os.stat(image)

@@ -14,6 +14,7 @@ import pty
 import re
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from pmemfs.fs import Volume
 from pmemfs.fs.volume import ROOT_INO
 from pmemfs.fuse import daemon
 from pmemfs.layout.geometry import PAGE_BYTES
-from pmemfs.layout.records import DIRECTORY_LEAF, DIRECTORY_SLOT
+from pmemfs.layout.records import DIRECTORY_LEAF, DIRECTORY_SLOT, XATTR_PAGE
 
 NAMES = (
     b"esc\x1b[2J\x1b]0;title\x07",
@@ -146,6 +147,30 @@ def test_fsck_prints_names(image: Path) -> None:
     assert_harmless(document)
     json.loads(document)
     assert_harmless(run("fsck", "-y", image))
+
+
+def test_fsck_prints_names_of_attributes(image_dir: Path) -> None:
+    path = image_dir / "hostile.img"
+    Volume.format(path, 64 << 20)
+    with Volume.open(path) as volume:
+        for name in NAMES:
+            volume.setxattr(volume.create(ROOT_INO, name, REGULAR).ino, b"user." + name, b"v")
+        pages = [volume.lookup(ROOT_INO, name).xattr * PAGE_BYTES for name in NAMES]
+    with open(path, "r+b") as file:
+        for start in pages:
+            file.seek(start)
+            page = bytearray(file.read(PAGE_BYTES)).replace(b"user.", b"evil.")
+            summed = page[:12] + page[XATTR_PAGE.size_bytes : XATTR_PAGE.unpack(page)["used_bytes"]]
+            at = XATTR_PAGE.offset_of["checksum"]
+            page[at : at + 4] = zlib.crc32(summed).to_bytes(4, "little")
+            file.seek(start)
+            file.write(page)
+    output = run("fsck", "-n", path)
+    assert output.count(b"xattr-name") == len(NAMES)
+    assert b"'evil.%s%n %(name)s {0.__class__} {}'" in output
+    assert_harmless(output)
+    assert_harmless(run("fsck", "-n", path, "--json"))
+    assert_harmless(run("fsck", "-y", path))
 
 
 def test_on_a_terminal(image: Path) -> None:

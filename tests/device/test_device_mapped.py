@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pmemfs.device import Counters, Event, MappedDevice, RecordingDevice
-from pmemfs.errors import PmemfsError
+from pmemfs.errors import DamagedImageError, PmemfsError
 
 UNIT = 2 << 20
 SIZE = 4 * UNIT
@@ -107,6 +107,20 @@ def test_back_on_a_full_host_is_enospc_and_can_be_tried_again(
         assert (caught.value.errno, caught.value.offset) == (errno.ENOSPC, UNIT)
     device.back(UNIT, 1)
     assert device.host_bytes == UNIT
+
+
+def test_an_image_cut_short_is_not_made_longer_again(fd: int, device: MappedDevice) -> None:
+    """Neither by new space, nor by what is written into space that is there; nor is it durable."""
+    device.back(0, UNIT)
+    os.ftruncate(fd, UNIT // 2)
+    for call in (
+        lambda: device.back(UNIT, 1),
+        lambda: device.store_fresh(UNIT // 2, bytes(1 << 16)),
+        device.sync,
+    ):
+        with pytest.raises(DamagedImageError, match="cut short to 1048576 of"):
+            call()
+    assert os.fstat(fd).st_size == UNIT // 2
 
 
 def test_discard_gives_host_space_back_and_reads_as_zero(device: MappedDevice) -> None:

@@ -49,6 +49,24 @@ def write(name: str, offset: int, length: int) -> Operation:
     return operation
 
 
+def copy(name: str, to: str, offset: int, length: int) -> Operation:
+    """A copy that may end early as a write may."""
+
+    def operation(volume: Volume, inos: dict[str, int]) -> int:
+        return volume.copy_range(inos[name], 0, inos[to], offset, length)
+
+    operation.length = length  # type: ignore[attr-defined]
+    return operation
+
+
+def link_a_nameless(volume: Volume, inos: dict[str, int]) -> None:
+    ino = volume.tmpfile(ROOT_INO, 0o600).ino
+    try:
+        volume.link(ino, inos["empty"], b"new")
+    finally:
+        volume.release(ino)
+
+
 OPERATIONS: dict[str, Operation] = {
     "create": lambda v, i: v.create(ROOT_INO, b"new", REGULAR),
     "create in an empty directory": lambda v, i: v.create(i["empty"], b"new", REGULAR),
@@ -58,6 +76,7 @@ OPERATIONS: dict[str, Operation] = {
     "mkdir with an inherited list": lambda v, i: v.mkdir(i["listed"], b"new", 0o755),
     "mknod": lambda v, i: v.create(i["empty"], b"new", 0o010644),
     "tmpfile": lambda v, i: v.release(v.tmpfile(ROOT_INO, 0o600).ino),
+    "link without a name": link_a_nameless,
     "symlink": lambda v, i: v.symlink(i["empty"], b"new", b"t" * 136),
     "long symlink": lambda v, i: v.symlink(i["empty"], b"new", b"t" * 137),
     "link": lambda v, i: v.link(i["small"], i["empty"], b"new"),
@@ -77,6 +96,7 @@ OPERATIONS: dict[str, Operation] = {
     "access list": lambda v, i: v.setxattr(i["small"], b"system.posix_acl_access", ACL),
     "chmod with a list": lambda v, i: v.setattr(i["listed file"], mode=0o700),
     "chown with capabilities": lambda v, i: v.setattr(i["capable"], uid=5),
+    "drop privileges": lambda v, i: v.drop_privileges(i["capable"]),
     "chmod": lambda v, i: v.setattr(i["small"], mode=0o600),
     "flags": lambda v, i: v.set_inode_flags(i["small"], 0x20),
     "write into the page": write("small", 100, 50),
@@ -90,6 +110,8 @@ OPERATIONS: dict[str, Operation] = {
     "promotion": write("nearly", 255 * PAGE_BYTES, 1),
     "large write": write("small", 2 * MIB, 5 * MIB + 1),
     "unaligned large write": write("whole", 5 * MIB - 3, 3 * MIB),
+    "copy a range": copy("whole", "small", 100_000, 3 * MIB),
+    "copy into holes": copy("nearly", "tree", 0, 60 * PAGE_BYTES),
     "overwrite whole": write("whole", 0, 4 * MIB),
     "grow": lambda v, i: v.setattr(i["small"], size=TIB),
     "grow in the page": lambda v, i: v.setattr(i["small"], size=10_100),

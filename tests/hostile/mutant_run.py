@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import io
 import json
 import os
 import resource
@@ -29,34 +28,28 @@ import signal
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mutant_bases import BASES, KILLED, build_base
 from mutant_sites import ImageFile, Sites
 from mutant_use import Refused, change, validate_error, walk
+from mutant_views import BrokenRuleError, take_all, validated_text
 from mutations import Mutator
 from volumes import START_S, ManualClock
 
-from pmemfs import inspect
 from pmemfs.cli import fsck as fsck_text
-from pmemfs.cli import inspect_maps, inspect_text
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Options, Volume
 from pmemfs.fsck import Report, check, everything, repair
 from pmemfs.image import Image
-from pmemfs.layout.geometry import CONTROL_OFFSET, MIN_DEVICE_BYTES, PAGE_BYTES
+from pmemfs.layout.geometry import CONTROL_OFFSET, PAGE_BYTES
 from pmemfs.layout.records import CONTROL, MountState
 
 CPU_LIMIT_S = 20
 MEMORY_BYTES = 1 << 30
-MAX_EXTENTS_SHOWN = 12
-
-View = Callable[[inspect.Reader], dict[str, Any]]
-Render = Callable[[dict[str, Any]], None]
 
 
 class MutantId(NamedTuple):
@@ -107,10 +100,6 @@ class Outcome:
 
 class TooLong(BaseException):
     """A mutant took more than `CPU_LIMIT_S`; no handler for errors catches it."""
-
-
-class BrokenRuleError(AssertionError):
-    """A rule of this module does not hold."""
 
 
 def limit_memory() -> None:
@@ -209,7 +198,7 @@ def fingerprint(path: Path) -> tuple[int, int]:
 
 def _use(path: Path, outcome: Outcome) -> None:
     before = fingerprint(path)
-    _look(path)
+    take_all(path, outcome.mutant.number // 4)
     report = _check(path)
     outcome.found_by_fsck = report is None or not report.is_clean
     _mount_read_only(path, outcome)
@@ -217,7 +206,7 @@ def _use(path: Path, outcome: Outcome) -> None:
         raise BrokenRuleError("rule 1: what only reads has written")
     if outcome.mutant.base == KILLED:  # it has the descriptors that a daemon's image shows
         with _daemon(path):
-            _look(path)
+            take_all(path, outcome.mutant.number // 4 + 1)
     refused = _mount(path)
     outcome.refused_at_open = refused.at_open
     outcome.may_be_sound = errno.EROFS in refused.by_errno  # features that allow ro only
@@ -245,20 +234,10 @@ def _check(path: Path) -> Report | None:
     finally:
         image.close()
     json.dumps(report.to_dict())
-    with _validated_text():
+    with validated_text():
         fsck_text._print_findings(report)
         fsck_text._print(fsck_text._verdict(report))
     return report
-
-
-@contextlib.contextmanager
-def _validated_text() -> Iterator[None]:
-    """Take what the block prints; nothing of it may be for a terminal."""
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        yield
-    wild = {c for c in out.getvalue() if not c.isprintable() and c != "\n"}
-    if wild:
-        raise BrokenRuleError(f"rule 3: {wild} in {out.getvalue()!r}")
 
 
 def _options(*, read_only: bool = False) -> Options:
@@ -309,7 +288,7 @@ def _repair(path: Path, outcome: Outcome) -> None:
         return
     told = plan.to_dict()
     json.dumps(told)
-    with _validated_text():
+    with validated_text():
         fsck_text._print_repairs(plan)
     if os.stat(path).st_size != size:
         raise BrokenRuleError("rule 1: the repaired image has another size")
@@ -349,50 +328,6 @@ def _daemon(path: Path) -> Iterator[None]:
     finally:
         os.pwrite(fd, before, at)
         os.close(fd)
-
-
-def _views(n_extents: int) -> list[tuple[View, Render]]:
-    views: list[tuple[View, Render]] = [
-        (inspect.usage, inspect_text.render_usage),
-        (inspect.superblock, inspect_text.render_super),
-        (inspect.extents, inspect_text.render_extents),
-        (partial(inspect.extents, all_rows=True, sort="wear"), inspect_text.render_extents),
-        (inspect.free, inspect_text.render_free),
-        (inspect.journal, inspect_text.render_journal),
-    ]
-    for number in range(min(n_extents, MAX_EXTENTS_SHOWN)):
-        views.append((partial(inspect.extent, number=number), inspect_maps.render_extent))
-        for pfn in (number * 512 + 1, number * 512 + 9):
-            views.append((partial(inspect.page, pfn=pfn), inspect_maps.render_page))
-    paths = [b"/", b"/folder", b"/wide", b"/wide/other1", b"/small4", b"/whole", b"/short link"]
-    paths += [b"/tree%d" % number for number in range(4)] + [b"/folder/long link", b"/empty/.."]
-    paths += [b"<%d>" % ino for ino in (2, 9, 21, 60)]
-    views += [(partial(inspect.file, path=p), inspect_maps.render_file) for p in paths]
-    return views
-
-
-def _look(path: Path) -> None:
-    """Take every view, as data and as text."""
-    try:
-        reader = inspect.Reader(path)
-    except PmemfsError as error:
-        return validate_error(error)
-    with reader:
-        for view, render in _views(MIN_DEVICE_BYTES >> 21):
-            try:
-                data = inspect.collect(reader, view, sleep=lambda _: None, clock=_no_time)
-            except PmemfsError as error:
-                validate_error(error)
-                continue
-            json.dumps(data)
-            with _validated_text():
-                render(data)
-                inspect_text.render_state(data)
-    return None
-
-
-def _no_time() -> float:
-    return 0.0
 
 
 # -- many ----------------------------------------------------------------------------------------

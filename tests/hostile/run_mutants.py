@@ -7,6 +7,7 @@ signal reaches it, costs the mutant it was at, which counts as failed; another t
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -42,6 +43,7 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
 def _work(pipe: Connection, folder: str, mutants: list[MutantId], nice: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.nice(nice)
+    logging.getLogger("pmemfs").addHandler(logging.NullHandler())  # what is damaged is expected
     bench = Bench(Path(folder))
     limit_memory()
     for mutant in mutants:

@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from mutant_bases import BASES, build_base
+from mutant_bases import BASES, CLOSED, build_base
 from mutant_run import Bench, MutantId, fingerprint
 from mutant_sites import ImageFile, Sites
+from mutant_views import BrokenRuleError, take, validated_text, views
 from mutations import ALL_RECORDS, Mutator, sweep_length
 from volumes import findings_of
+
+from pmemfs.cli.inspect import inspect_command
 
 SEED = 7
 IN_EACH_TEST = 50
@@ -73,3 +76,17 @@ def test_a_failure_has_an_id_that_brings_it_back() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("7.4 of ")
+
+
+def test_every_view_of_the_inspector_is_taken(image_dir: Path) -> None:
+    """None needs an argument that is not known, and each one prints something of a sound image."""
+    path = image_dir / "base.img"
+    build_base(CLOSED, path)
+    taken = list(views())
+    assert {arguments[0] for arguments in taken} == set(inspect_command.commands)
+    assert ["extents", "{}", "--sort", "wear", "--"] in taken
+    assert ["page", "{}", "--", "2049"] in taken
+    filled = [[str(path) if part == "{}" else part for part in view] for view in taken]
+    assert {view[0] for view in filled if take(view)} == set(inspect_command.commands)
+    with pytest.raises(BrokenRuleError, match="rule 3"), validated_text():
+        print("\x1b[2J")

@@ -5,9 +5,11 @@ What the kernel decides is compared with a tmpfs; what is left to the file syste
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import stat
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,17 +21,18 @@ from mount_run import NEEDS_MOUNT, NEEDS_ROOT, Mounted, as_user, mounted, outcom
 pytestmark = [*NEEDS_MOUNT, NEEDS_ROOT]
 
 NOBODY = 65534
+CAP_SYS_ADMIN = 21
 FRONTENDS = ("fusepy", "native")
 
 
-def mounted_through(frontend: str) -> type[Mounted]:
+def through(frontend: str) -> type[Mounted]:
     return type("Through", (Mounted,), {"frontend": frontend})
 
 
 @pytest.fixture(scope="module", params=FRONTENDS)
 def mount(request: pytest.FixtureRequest) -> Iterator[Mounted]:
-    through = mounted_through(request.param)
-    with scratch() as folder, mounted(folder, "allow_other", mounted_class=through) as one:
+    kind = through(request.param)
+    with scratch() as folder, mounted(folder, "allow_other", mounted_class=kind) as one:
         yield one
 
 
@@ -44,6 +47,17 @@ def place(mount: Mounted, request: pytest.FixtureRequest) -> Path:
 def attempt(call: Callable[[], Any]) -> Any:
     """Return what a call returns, or the name of its errno."""
     return outcome(lambda _: call(), "")
+
+
+def drop_capability(number: int) -> None:
+    """Let this process go on without one capability."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; low words, then high
+    assert libc.capget(header, sets) == 0
+    for each in (0, 1):
+        sets[each] &= ~(1 << number)
+    assert libc.capset(header, sets) == 0
 
 
 def as_nobody(call: Callable[[], Any]) -> Any:
@@ -123,6 +137,90 @@ def test_default_permissions_come_with_allow_other(mount: Mounted) -> None:
     assert {"allow_other", "default_permissions", "nosuid", "nodev"} <= set(options.split(","))
 
 
+def test_times_and_links_of_others(place: Path) -> None:
+    """Who may write may set times to now; only the owner sets them to anything, or links it."""
+    place.chmod(0o777)
+    file = place / "file"
+    file.write_text("x")
+    file.chmod(0o604)
+    assert as_nobody(lambda: os.utime(file)) == "EACCES"
+    file.chmod(0o606)
+    assert as_nobody(lambda: os.utime(file)) == "None"
+    assert as_nobody(lambda: os.utime(file, (1, 1))) == "EPERM"
+    for mode, allowed in ((0o604, False), (0o4606, False), (0o606, True)):
+        file.chmod(mode)
+        linked = as_nobody(lambda: os.link(file, place / "link"))
+        assert linked == ("None" if allowed or not protected_links() else "EPERM"), oct(mode)
+        (place / "link").unlink(missing_ok=True)
+
+
+def protected_links() -> bool:
+    return Path("/proc/sys/fs/protected_hardlinks").read_text().strip() == "1"
+
+
+def test_to_execute_takes_the_bit_for_it(place: Path) -> None:
+    program = place / "true"
+    shutil.copy(shutil.which("true") or "/usr/bin/true", program)
+    for mode, status in ((0o755, "0"), (0o744, "EACCES"), (0o711, "0"), (0o654, "EACCES")):
+        program.chmod(mode)
+        ran = as_nobody(lambda: subprocess.run([program], check=False).returncode)
+        assert ran == status, oct(mode)
+    program.chmod(0o644)
+    assert attempt(lambda: subprocess.run([program], check=False)) == "EACCES", "root neither"
+
+
+def test_an_owner_gives_nothing_away(place: Path) -> None:
+    place.chmod(0o777)
+    file = place / "theirs"
+    assert as_nobody(lambda: file.write_text("x")) == "1"
+    assert as_nobody(lambda: os.chown(file, 1, -1)) == "EPERM"
+    assert as_nobody(lambda: os.chown(file, -1, 1)) == "EPERM", "not a group of theirs"
+    assert as_nobody(lambda: os.chown(file, -1, NOBODY)) == "None"
+    file.chmod(0o6755)
+    os.chown(file, 0, 0)
+    assert stat.S_IMODE(os.stat(file).st_mode) == 0o755, "set-id does not go to another owner"
+    assert as_nobody(lambda: os.mknod(place / "null", stat.S_IFCHR, os.makedev(1, 3))) == "EPERM"
+    assert as_nobody(lambda: os.mkfifo(place / "fifo")) == "None"
+
+
+@pytest.mark.parametrize("frontend", FRONTENDS)
+def test_where_nobody_is_let_in_an_inherited_descriptor_does_not_help(frontend: str) -> None:
+    """Nothing is checked there but who it is: not with what root has opened, before it is left."""
+    with scratch() as folder, mounted(folder, "", mounted_class=through(frontend)) as one:
+        file = one.directory / "file"
+        file.write_text("secret")
+        file.chmod(0o666)
+        one.directory.chmod(0o777)
+        os.setxattr(file, USER, b"x")
+        top, fd = os.open(one.directory, os.O_RDONLY), os.open(file, os.O_RDWR)
+        calls: list[Callable[[], Any]] = [
+            lambda: os.stat(file),
+            lambda: os.listdir(top),
+            lambda: os.open("file", os.O_RDONLY, dir_fd=top),
+            lambda: os.stat("file", dir_fd=top),
+            lambda: os.open("new", os.O_WRONLY | os.O_CREAT, dir_fd=top),
+            lambda: os.unlink("file", dir_fd=top),
+            lambda: os.mkdir("dir", dir_fd=top),
+            lambda: os.rename("file", "other", src_dir_fd=top, dst_dir_fd=top),
+            lambda: os.fchdir(top),
+            lambda: os.fchmod(fd, 0o4777),
+            lambda: os.fchown(fd, NOBODY, NOBODY),
+            lambda: os.utime(fd),
+            lambda: os.ftruncate(fd, 0),
+            lambda: os.setxattr(fd, USER, b"y"),
+            lambda: os.listxattr(fd),
+            lambda: os.open(f"/proc/self/fd/{fd}", os.O_RDWR),
+        ]
+        try:
+            assert [as_nobody(call) for call in calls] == ["EACCES"] * len(calls)
+            assert as_nobody(lambda: os.setxattr(fd, TRUSTED, b"y")) == "EPERM"
+            assert as_nobody(lambda: os.setxattr(fd, SECURITY, b"y")) == "EPERM"
+        finally:
+            os.close(top)
+            os.close(fd)
+        assert file.read_text() == "secret"
+
+
 # -- extended attributes -------------------------------------------------------------------------
 
 TRUSTED, SECURITY, USER = "trusted.secret", "security.pmemfs", "user.note"
@@ -141,6 +239,23 @@ def test_trusted_attributes_are_roots_alone(place: Path) -> None:
     assert as_nobody(lambda: os.setxattr(file, TRUSTED, b"x")) == "EPERM"
     assert as_nobody(lambda: os.removexattr(file, TRUSTED)) == "EPERM"
     assert os.getxattr(file, TRUSTED) == b"hidden"
+
+
+def test_root_without_the_capability_does_not_see_them(place: Path) -> None:
+    """As in a container; who has it is asked only where there is such an attribute."""
+    file = place / "file"
+    file.write_text("x")
+    os.setxattr(file, TRUSTED, b"hidden")
+    os.setxattr(file, USER, b"seen")
+
+    def without(call: Callable[[], Any]) -> Any:
+        drop_capability(CAP_SYS_ADMIN)
+        return attempt(call)
+
+    assert as_user(0, lambda: without(lambda: sorted(os.listxattr(file)))) == repr([USER])
+    assert as_user(0, lambda: without(lambda: os.getxattr(file, TRUSTED))) == "ENODATA"
+    assert as_user(0, lambda: without(lambda: os.setxattr(file, TRUSTED, b"x"))) == "EPERM"
+    assert as_user(0, lambda: sorted(os.listxattr(file))) == repr([TRUSTED, USER])
 
 
 def test_security_attributes_are_set_by_root_alone(place: Path) -> None:
@@ -193,6 +308,38 @@ def test_other_namespaces_are_refused(place: Path) -> None:
         assert attempt(lambda n=name: os.setxattr(place, n, b"x")) == "ENOTSUP"
 
 
+def acl_value(*entries: tuple[int, int, int]) -> bytes:
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+NO_ID = 0xFFFFFFFF
+SOUND = acl_value((1, 6, NO_ID), (2, 6, 65534), (4, 4, NO_ID), (16, 6, NO_ID), (32, 4, NO_ID))
+UNSOUND = {
+    "cut": SOUND[:-1],
+    "no version": SOUND[:3],
+    "version 3": b"\3" + SOUND[1:],
+    "a tag that is none": acl_value((1, 6, NO_ID), (3, 6, 5), (4, 4, NO_ID), (32, 4, NO_ID)),
+    "no mask": acl_value((1, 6, NO_ID), (2, 6, 5), (4, 4, NO_ID), (32, 4, NO_ID)),
+    "two owners": acl_value((1, 6, NO_ID), (1, 6, NO_ID), (4, 4, NO_ID), (32, 4, NO_ID)),
+    "permissions that are none": acl_value((1, 15, NO_ID), (4, 4, NO_ID), (32, 4, NO_ID)),
+}
+
+
+@pytest.mark.parametrize("options", ["", "allow_other"])
+@pytest.mark.parametrize("frontend", FRONTENDS)
+def test_only_sound_access_control_lists_are_taken(frontend: str, options: str) -> None:
+    with scratch() as folder, mounted(folder, options, mounted_class=through(frontend)) as one:
+        (one.directory / "dir").mkdir()
+        for name in ("system.posix_acl_access", "system.posix_acl_default"):
+            for what, value in UNSOUND.items():
+                refused = attempt(lambda n=name, v=value: os.setxattr(one.directory / "dir", n, v))
+                assert refused in ("EINVAL", "ENOTSUP"), what
+        assert os.listxattr(one.directory / "dir") == []
+        if options:
+            taken = as_nobody(lambda: os.setxattr(one.directory / "dir", name, SOUND))
+            assert taken == "EPERM", "not theirs"
+
+
 # -- nodev and nosuid ----------------------------------------------------------------------------
 
 
@@ -216,8 +363,8 @@ def install(place: Path) -> Path:
 
 @pytest.mark.parametrize("frontend", FRONTENDS)
 def test_set_id_and_devices_work_only_where_asked_for(frontend: str) -> None:
-    through = mounted_through(frontend)
-    with scratch() as folder, mounted(folder, "allow_other", mounted_class=through) as one:
+    kind = through(frontend)
+    with scratch() as folder, mounted(folder, "allow_other", mounted_class=kind) as one:
         program = install(one.directory)
         assert stat.S_IMODE(os.stat(program).st_mode) == 0o4755, "the bit is kept"
         assert effective_uid(program) == NOBODY, "and not honoured"

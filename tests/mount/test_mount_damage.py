@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import mount_run
 import pytest
 from mount_run import MIB, NEEDS_MOUNT, Mounted, run, run_here, scratch, wait_until
 
@@ -127,3 +129,71 @@ def test_an_image_cut_short_ends_the_daemon(one: Mounted, call: str) -> None:
     run_here("umount", root)
     done = run("mount", one.image, root, "--log", one.log, check=False)
     assert "cut short" in done.stderr
+
+
+def test_a_write_does_not_make_an_image_longer_again(one: Mounted) -> None:
+    """Data that would go through the file, into space that is there, behind where it was cut."""
+    root, size = one.directory, os.stat(one.image).st_size
+    fd = os.open(root / "large", os.O_RDWR | os.O_CREAT)
+    try:
+        os.pwrite(fd, b"x" * MIB, 0)
+        os.truncate(one.image, size - 1)
+        with pytest.raises(OSError, match=r"\[Errno 117\]"):
+            os.pwrite(fd, b"y" * (MIB // 2), MIB)
+        assert os.stat(one.image).st_size == size - 1
+        os.truncate(one.image, size)
+        assert_errno(errno.EROFS, os.mkdir, root / "d")
+        assert os.pread(fd, MIB, 0) == b"x" * MIB
+        with pytest.raises(OSError, match=r"\[Errno (28|30|117)\]"):
+            os.pwrite(fd, b"y" * (MIB // 2), MIB)
+    finally:
+        os.close(fd)
+    one.umount()
+    assert f"cut short to {size - 1} of {size} bytes" in one.log.read_text()
+
+
+def test_a_failing_sync_of_the_host_makes_it_read_only(
+    one: Mounted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who syncs gets EIO, always from then on; the host tells it once and forgets what it lost."""
+    one.umount()
+    fails = tmp_path / "fails"
+    monkeypatch.setattr(mount_run, "PROGRAM", [sys.executable, "-c", FAILING % str(fails)])
+    one.mount("idle=30")
+    root = one.directory
+    fd = os.open(root / "kept", os.O_RDWR)
+    try:
+        os.pwrite(fd, b"KEPT", 0)
+        os.fsync(fd)
+        os.pwrite(fd, b"lost", 0)
+        fails.touch()
+        assert_errno(errno.EIO, os.fsync, fd)
+        assert_errno(errno.EROFS, os.mkdir, root / "d")
+        fails.unlink()
+        assert_errno(errno.EIO, os.fsync, fd)
+        assert_errno(errno.EROFS, os.unlink, root / "other")
+        assert (root / "other").read_bytes() == b"other" * 3000
+    finally:
+        with suppress(OSError):
+            os.close(fd)
+    one.umount()
+    (line,) = [line for line in one.log.read_text().splitlines() if " ERROR " in line]
+    assert "the host cannot make the image durable: Input/output error" in line
+    assert "read-only from here on" in line
+    one.mount("idle=30")
+    (root / "other").write_bytes(b"works")
+    one.umount()
+    one.fsck()
+
+
+FAILING = """
+import errno, os
+from pmemfs.cli import main
+real = os.fdatasync
+def fdatasync(fd):
+    if os.path.exists(%r):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    real(fd)
+os.fdatasync = fdatasync
+main(prog_name="pmemfs")
+"""
