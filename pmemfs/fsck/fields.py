@@ -104,10 +104,9 @@ def _has_strays(types: Columns, records: Columns) -> Columns:
     return strays
 
 
-def _is_not_clear(records: Columns) -> Columns:
+def _is_not_clear(records: Columns) -> Any:
     """Tell whether anything but what a freed inode has, a next one and a checksum, is set."""
     raw = records.view(np.uint8).reshape(len(records), INODE_BYTES)
     low, high = INODE.offset_of["next"], INODE.offset_of["checksum"]
     behind = INODE.offset_of["map_kind"]
-    found: Columns = raw[:, :low].any(axis=1) | raw[:, behind:high].any(axis=1)
-    return found
+    return np.any(np.concatenate([raw[:, :low], raw[:, behind:high]], axis=1), axis=1)
