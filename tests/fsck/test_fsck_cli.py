@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import fsck_image as fi
@@ -216,6 +217,16 @@ def test_no_image_at_all(tmp_path: Path) -> None:
     result = fsck(str(path))
     assert result.exit_code == 8
     assert "no usable pmemfs image" in result.stderr
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    """A fifo, too, which an open would wait for."""
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path, tmp_path / "fifo", Path("/dev/null")):
+        for flag in ("-n", "-y"):
+            result = fsck(flag, str(path))
+            assert result.exit_code == 8
+            assert "is not a regular file" in result.stderr or "is a directory" in result.stderr
 
 
 def test_image_in_use(image: HandImage) -> None:

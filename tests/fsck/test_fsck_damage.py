@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import stat
 from collections.abc import Callable
+from pathlib import Path
 
 import fsck_image as fi
 import pytest
 from fsck_image import HandImage, leaf_page, run, xattr_page
 
+from pmemfs import fsck
+from pmemfs.fsck.mend import MENDERS
 from pmemfs.layout.geometry import (
     CONTROL_OFFSET,
     EXTENT_BYTES,
@@ -285,7 +290,12 @@ def inode_checksum(image: HandImage) -> None:
 
 @damages("inode-checksum")
 def freed_inode_checksum(image: HandImage) -> None:
-    image.poke_field(INODE, inode_offset(fi.INODES, fi.FREED_A), "atime_ns", b"x")
+    image.poke_field(INODE, inode_offset(fi.INODES, fi.FREED_A), "checksum", b"\xff\xff")
+
+
+@damages("inode-fields")
+def freed_inode_with_fields(image: HandImage) -> None:
+    image.patch_inode(fi.FREED_B, size=7, generation=1 << 40)
 
 
 @damages("inode-type")
@@ -814,3 +824,26 @@ def test_damage_is_found_by_its_check_alone(image: HandImage, check: str, damage
     report = image.check()
     found = set(report.counts) - {ALSO_FOUND.get(damage.__name__)}
     assert found == {check}, [str(finding) for finding in report.findings]
+
+
+def _checks_that_exist() -> set[str]:
+    """Return the ids of all checks: each word of the form ``what-wrong`` in the modules of fsck."""
+    found: set[str] = set()
+    for module in Path(fsck.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= set(re.findall(r"\A[a-z]+(?:-[a-z]+)+\Z", node.value))
+    return found
+
+
+def test_every_check_has_a_damage() -> None:
+    assert _checks_that_exist() == {check for check, _ in DAMAGES}
+
+
+def test_every_check_that_may_be_mended_has_a_mender() -> None:
+    """The words of the journal are mended by every repair, before all others."""
+    mended = {check for checks, _ in MENDERS for check in checks}
+    settled = {check for check in _checks_that_exist() if check.startswith("journal-")}
+    settled |= {"control-state", "control-committed"}
+    assert mended | settled == _checks_that_exist()
+    assert not mended & settled
