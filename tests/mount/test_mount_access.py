@@ -21,7 +21,7 @@ from mount_run import NEEDS_MOUNT, NEEDS_ROOT, Mounted, as_user, mounted, outcom
 pytestmark = [*NEEDS_MOUNT, NEEDS_ROOT]
 
 NOBODY = 65534
-CAP_SYS_ADMIN = 21
+CAP_DAC_OVERRIDE, CAP_SYS_ADMIN = 1, 21
 FRONTENDS = ("fusepy", "native")
 
 
@@ -58,6 +58,15 @@ def drop_capability(number: int) -> None:
     for each in (0, 1):
         sets[each] &= ~(1 << number)
     assert libc.capset(header, sets) == 0
+
+
+def as_root_without(capability: int, call: Callable[[], Any]) -> Any:
+    return as_user(0, lambda: (drop_capability(capability), attempt(call))[1])
+
+
+def as_ids(ids: tuple[int, int, int], call: Callable[[], Any]) -> Any:
+    """Make a call with these real, effective and saved user ids."""
+    return as_user(0, lambda: (os.setresuid(*ids), attempt(call))[1])
 
 
 def as_nobody(call: Callable[[], Any]) -> Any:
@@ -213,12 +222,17 @@ def test_where_nobody_is_let_in_an_inherited_descriptor_does_not_help(frontend: 
         ]
         try:
             assert [as_nobody(call) for call in calls] == ["EACCES"] * len(calls)
+            for ids in ((NOBODY, 0, 0), (NOBODY, NOBODY, 0), (0, NOBODY, 0)):  # set-id programs
+                assert as_ids(ids, lambda: os.listdir(one.directory)) == "EACCES", ids
             assert as_nobody(lambda: os.setxattr(fd, TRUSTED, b"y")) == "EPERM"
             assert as_nobody(lambda: os.setxattr(fd, SECURITY, b"y")) == "EPERM"
         finally:
             os.close(top)
             os.close(fd)
         assert file.read_text() == "secret"
+        os.chown(file, NOBODY, NOBODY)
+        file.chmod(0o600)
+        assert as_root_without(CAP_DAC_OVERRIDE, file.read_text) == "secret", "root is let through"
 
 
 # -- extended attributes -------------------------------------------------------------------------
@@ -248,13 +262,13 @@ def test_root_without_the_capability_does_not_see_them(place: Path) -> None:
     os.setxattr(file, TRUSTED, b"hidden")
     os.setxattr(file, USER, b"seen")
 
-    def without(call: Callable[[], Any]) -> Any:
-        drop_capability(CAP_SYS_ADMIN)
-        return attempt(call)
-
-    assert as_user(0, lambda: without(lambda: sorted(os.listxattr(file)))) == repr([USER])
-    assert as_user(0, lambda: without(lambda: os.getxattr(file, TRUSTED))) == "ENODATA"
-    assert as_user(0, lambda: without(lambda: os.setxattr(file, TRUSTED, b"x"))) == "EPERM"
+    calls: dict[str, Callable[[], Any]] = {
+        repr([USER]): lambda: os.listxattr(file),
+        "ENODATA": lambda: os.getxattr(file, TRUSTED),
+        "EPERM": lambda: os.setxattr(file, TRUSTED, b"x"),
+    }
+    for result, call in calls.items():
+        assert as_root_without(CAP_SYS_ADMIN, call) == result
     assert as_user(0, lambda: sorted(os.listxattr(file))) == repr([TRUSTED, USER])
 
 
