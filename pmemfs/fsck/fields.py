@@ -54,7 +54,7 @@ def check_fields(
     wrong = unlisted & (records["nlink"] != 0) & (records["next"] != 0)
     text = "names a next inode, but is neither free nor on the orphan list"
     yield from _each(chunk, "inode-fields", wrong, text)
-    freed = ~used
+    freed = records["mode"] == 0
     freed[: chunk.first_place] = False
     wrong = freed & _is_not_clear(records)
     yield from _each(chunk, "inode-fields", wrong, "is free, but has fields set")

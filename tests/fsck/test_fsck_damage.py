@@ -381,7 +381,7 @@ def orphan_list_with_a_directory(image: HandImage) -> None:
 @damages("orphan-list")
 def orphan_list_beyond_all_inodes(image: HandImage) -> None:
     image.patch_control(orphan_first=fi.ORPHAN | 1 << 40)
-    image.add_inode(fi.ORPHAN, 0, nlink=0, generation=0)
+    image.patch_inode(fi.ORPHAN, mode=0, nlink=0, pages=0, generation=0, map=())
     image.patch_inode(fi.FREED_A, next=fi.ORPHAN)
     image.patch_head(fi.INODES, used=9)
     image.set_owner(fi.ORPHAN_PFN, 0)
