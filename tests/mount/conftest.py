@@ -8,9 +8,20 @@ import pytest
 
 pytest.register_assert_rewrite("mount_run")  # its asserts say what they compared
 
-from mount_run import Mounted, Pair, memory_folder, mounted, scratch  # noqa: E402
+from mount_run import FRONTEND, Mounted, Pair, memory_folder, mounted, scratch  # noqa: E402
 
 _numbers = count()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out of the run with fusepy what goes through both front ends in any run."""
+    if FRONTEND == "fusepy":
+        items[:] = [item for item in items if not _names_frontends(item)]
+
+
+def _names_frontends(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and any(v in ("fusepy", "native") for v in callspec.params.values())
 
 
 @pytest.fixture(scope="module")
