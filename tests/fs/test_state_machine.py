@@ -651,7 +651,7 @@ def run(examples: int, steps: int) -> None:
 
 
 def test_volume_behaves_like_the_model() -> None:
-    run(examples=int(os.environ.get("PMEMFS_EXAMPLES", "150")), steps=40)
+    run(examples=int(os.environ.get("PMEMFS_EXAMPLES", "60")), steps=40)
 
 
 @pytest.mark.slow
