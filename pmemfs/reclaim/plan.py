@@ -9,8 +9,8 @@ moment because taking a discarded extent again costs more.
 first second (REFERENCED) is spared once: its flag is cleared, and those without one go before it.
 
 *Compaction* is due when at least one small extent could be emptied into the holes of the others
-(`thin_extents`), and either nobody has asked for anything for the idle time, or more than
-`SHORT_SHARE` of the free space is not whole extents. It takes the thinnest first, where a page of
+(`thin_extents`), and either nobody has asked for anything for the idle time, or the device is half
+full and more than `SHORT_SHARE` of the free space is not whole extents. It takes the thinnest first, where a page of
 an extent that is in use counts as two. Moves have a budget: half a page for each page written,
 so compaction at most makes half as many stores again as those who write. When it has been asked
 for, neither limit holds: it goes on until the holes left are fewer than one extent.
@@ -93,6 +93,7 @@ class Situation:
     settle_at_s: float | None = None
     has_idle_extents: bool = False
     returned_extents: int = 0
+    device_pages: int = 0
     free_pages: int = 0
     free_small_pages: int = 0
     budget_pages: float = 0.0
@@ -106,8 +107,11 @@ class Situation:
 
     @property
     def is_short(self) -> bool:
-        """Whether too much of the free space is not whole extents."""
-        return self.free_small_pages > max(SHORT_SHARE * self.free_pages, OWNABLE_PAGES)
+        """Whether the device is half full, and too much of the free space is not whole extents."""
+        holes = self.free_small_pages
+        return 2 * self.free_pages <= self.device_pages and holes > max(
+            SHORT_SHARE * self.free_pages, OWNABLE_PAGES
+        )
 
 
 @dataclass(frozen=True)

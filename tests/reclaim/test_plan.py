@@ -158,8 +158,11 @@ def test_compaction_waits_until_nobody_has_asked_for_the_idle_time() -> None:
 
 
 def test_short_of_whole_extents_it_does_not_wait() -> None:
-    s = situation(quiet_since_s=NOW, budget_pages=1000, free_pages=10_000, free_small_pages=992)
+    holes = {"budget_pages": 1000, "free_pages": 10_000, "free_small_pages": 992}
+    s = situation(quiet_since_s=NOW, device_pages=20_000, **holes)
     assert plan(s, THIN, Policy(30)) == COMPACT
+    s = situation(quiet_since_s=NOW, device_pages=20_001, **holes)
+    assert isinstance(plan(s, THIN, Policy(30)), float), "not while half of the device is free"
 
 
 def test_without_a_budget_it_does_nothing_unless_asked() -> None:
