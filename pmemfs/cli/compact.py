@@ -121,7 +121,8 @@ def describe(before: dict[str, Any], after: dict[str, Any]) -> str:
     free = after["free_extents"]
     share = 1 - after["free_small_pages"] / after["free_pages"] if after["free_pages"] else 1.0
     return (
-        f"{moved} pages moved, {gained} extents gained; {free} extents of 2 MiB are free "
+        f"{moved} page{'s' * (moved != 1)} moved, {gained} extent{'s' * (gained != 1)} gained; "
+        f"{free} extents of 2 MiB are free "
         f"({format_size(free << 21)}), {share:.1%} of the free space"
     )
 

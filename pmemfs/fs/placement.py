@@ -111,7 +111,7 @@ PLACEMENTS: dict[str, Choice] = {
 
 ``one``: a single arena for all. ``directory``: files made in one directory go together (known
 while the inode is cached). ``writer``: files of one owner. ``size``: files of 1, 2 to 7, 8 to 31,
-32 to 127 and more pages. ARCHITECTURE.md compares them.
+32 to 127 and more pages. bench/ageing/AGEING.md compares them.
 """
 
 DEFAULT_PLACEMENT = "one"

@@ -9,12 +9,11 @@ moment because taking a discarded extent again costs more.
 first second (REFERENCED) is spared once: its flag is cleared, and those without one go before it.
 
 *Compaction* is due when at least one small extent could be emptied into the holes of the others
-(`thin_extents`), and either nobody has asked for anything for the idle time, or more than
-`SHORT_SHARE` of the free space is not whole extents. It takes the thinnest first, where a page of
-an extent that is in use counts as two, and leaves the extents alone that are fuller than
-`MOST_USED_PAGES`. Moves have a budget: half a page for each page written, so compaction at most
-makes half as many stores again as those who write. When it has been asked for, none of these
-limits holds: it goes on until the holes left are fewer than one extent.
+(`thin_extents`), and either nobody has asked for anything for the idle time, or the device is half
+full and more than `SHORT_SHARE` of the free space is not whole extents. It takes the thinnest first, where a page of
+an extent that is in use counts as two. Moves have a budget: half a page for each page written,
+so compaction at most makes half as many stores again as those who write. When it has been asked
+for, neither limit holds: it goes on until the holes left are fewer than one extent.
 
 Cost of coming back: a table given back too early is split again for 5 stores and 32 KiB of
 zeros, and a store more for each run of pages touched (`SplitTables.resplit_stores` counts).
@@ -35,9 +34,8 @@ from pmemfs.layout.records import PageFlag
 
 DISCARD_AFTER_S = 1
 DISCARD_BACKLOG = 64
-SHORT_SHARE = 0.03
+SHORT_SHARE = 0.01
 MOVES_PER_WRITE = 0.5
-MOST_USED_PAGES = PAGES_PER_EXTENT * 3 // 4
 OWNABLE_PAGES = PAGES_PER_EXTENT - 1
 _BATCH = 64
 _SPLIT = int(PageFlag.SPLIT)
@@ -95,6 +93,7 @@ class Situation:
     settle_at_s: float | None = None
     has_idle_extents: bool = False
     returned_extents: int = 0
+    device_pages: int = 0
     free_pages: int = 0
     free_small_pages: int = 0
     budget_pages: float = 0.0
@@ -108,8 +107,11 @@ class Situation:
 
     @property
     def is_short(self) -> bool:
-        """Whether too much of the free space is not whole extents."""
-        return self.free_small_pages > max(SHORT_SHARE * self.free_pages, OWNABLE_PAGES)
+        """Whether the device is half full, and too much of the free space is not whole extents."""
+        holes = self.free_small_pages
+        return 2 * self.free_pages <= self.device_pages and holes > max(
+            SHORT_SHARE * self.free_pages, OWNABLE_PAGES
+        )
 
 
 @dataclass(frozen=True)
@@ -167,14 +169,10 @@ def plan(situation: Situation, columns: Columns, policy: Policy) -> list[Step] |
 
 
 def _compaction(s: Situation, columns: Columns, idle_s: float) -> list[Step]:
-    if s.compacting:
-        most_used = OWNABLE_PAGES
-    elif s.budget_pages >= STEP_PAGES and (s.is_short or s.quiet_s >= idle_s):
-        most_used = MOST_USED_PAGES
-    else:
+    may_move = s.budget_pages >= STEP_PAGES and (s.is_short or s.quiet_s >= idle_s)
+    if not s.compacting and not may_move:
         return []
-    sources = thin_extents(columns, s.now_s, idle_s, most_used)
-    return [Step(Action.COMPACT, extent) for extent in sources]
+    return [Step(Action.COMPACT, extent) for extent in thin_extents(columns, s.now_s, idle_s)]
 
 
 def split_extents(columns: Columns) -> NDArray[np.int64]:
@@ -205,12 +203,12 @@ def over_cap(columns: Columns, surplus: int) -> list[Step]:
     return steps + [Step(Action.UNSPLIT, extent) for extent in split[goes].tolist()]
 
 
-def thin_extents(columns: Columns, now_s: float, idle_s: float, most_used_pages: int) -> list[int]:
+def thin_extents(columns: Columns, now_s: float, idle_s: float) -> list[int]:
     """Return small extents whose pages all fit into the holes of the others, the best first.
 
-    As many as can be emptied: what is left then has fewer free pages than one extent, or is
-    fuller than ``most_used_pages``. Cold ones go first among those that are equally thin, and a
-    page of one that was accessed within the idle time counts as two.
+    As many as can be emptied: what is left then has fewer free pages than one extent. Cold ones go
+    first among those that are equally thin, and a page of one that was accessed within the idle
+    time counts as two.
     """
     is_open = np.flatnonzero(columns.small_open)
     used = columns.small_open[is_open].astype(np.int64) - 1
@@ -219,4 +217,4 @@ def thin_extents(columns: Columns, now_s: float, idle_s: float, most_used_pages:
         return []
     is_hot = now_s - columns.access_s[is_open] <= idle_s
     order = np.argsort(np.where(is_hot, 2 * used, used), kind="stable")[:surplus]
-    return is_open[order[used[order] <= most_used_pages]].tolist()
+    return is_open[order].tolist()

@@ -104,6 +104,7 @@ class Reclaimer:
             settle_at_s=self._next_settling_s(),
             has_idle_extents=volume.has_idle_extents,
             returned_extents=volume.pool.counts[Kind.RETURNED],
+            device_pages=volume.geometry.n_pages,
             free_pages=volume.pool.free_pages,
             free_small_pages=volume.pool.free_small_pages,
             budget_pages=self.budget_pages,

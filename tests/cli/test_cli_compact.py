@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -91,11 +92,11 @@ class TestMounted:
             fill_thinly(one.directory)
             assert one.usage()["extents"]["small"] == 3
             text = run_here("compact", one.directory).stdout
-            assert "extents gained" in text
+            assert re.search(r"extents? gained", text)
             assert one.usage()["extents"]["small"] <= 2
             require_content(one.directory)
             assert NATIVE_ATTRIBUTE not in os.listxattr(one.directory)
-            assert "extents gained" in run_here("compact", one.image).stdout
+            assert re.search(r"extents? gained", run_here("compact", one.image).stdout)
             one.remount()
             require_content(one.directory)
 

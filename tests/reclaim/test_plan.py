@@ -9,7 +9,6 @@ import pytest
 
 from pmemfs.layout.records import PageFlag
 from pmemfs.reclaim.plan import (
-    MOST_USED_PAGES,
     OWNABLE_PAGES,
     Action,
     Columns,
@@ -115,33 +114,32 @@ def test_when_all_are_referenced_the_coldest_go() -> None:
 
 
 def test_only_what_fits_into_the_holes_of_others_is_moved() -> None:
-    assert thin_extents(columns(used={3: 500, 4: 12}), NOW, 30, OWNABLE_PAGES) == []
-    assert thin_extents(columns(used={3: 500, 4: 11}), NOW, 30, OWNABLE_PAGES) == [4]
+    assert thin_extents(columns(used={3: 500, 4: 12}), NOW, 30) == []
+    assert thin_extents(columns(used={3: 500, 4: 11}), NOW, 30) == [4]
 
 
 def test_the_thinnest_go_first_and_no_more_than_have_to() -> None:
     c = columns(used={3: 300, 4: 10, 5: 400, 6: 100, 7: 200})
-    assert thin_extents(c, NOW, 30, OWNABLE_PAGES) == [4, 6, 7]
+    assert thin_extents(c, NOW, 30) == [4, 6, 7]
 
 
 def test_cold_ones_go_before_those_in_use() -> None:
     c = columns(used={3: 100, 4: 120, 5: 200}, split={3: 5})
-    assert thin_extents(c, NOW, 30, OWNABLE_PAGES) == [4, 3]
+    assert thin_extents(c, NOW, 30) == [4, 3]
     c = columns(used={3: 100, 4: 250, 5: 100}, split={3: 5})
-    assert thin_extents(c, NOW, 30, OWNABLE_PAGES) == [5, 3], "but not at any price"
+    assert thin_extents(c, NOW, 30) == [5, 3], "but not at any price"
 
 
-def test_fuller_ones_stay() -> None:
-    used = dict.fromkeys(range(8), MOST_USED_PAGES + 1)
-    assert thin_extents(columns(used=used), NOW, 30, MOST_USED_PAGES) == []
-    assert thin_extents(columns(used=used), NOW, 30, OWNABLE_PAGES) == [0]
+def test_full_ones_are_emptied_too_where_they_fit() -> None:
+    used = dict.fromkeys(range(8), 440)
+    assert thin_extents(columns(used=used), NOW, 30) == [0]
 
 
 def test_the_random_case_converges_to_the_fewest_extents() -> None:
     dice = np.random.default_rng(1)
     for _ in range(200):
         used = dict(enumerate(dice.integers(0, OWNABLE_PAGES, 20).tolist()))
-        sources = thin_extents(columns(used=used), NOW, 30, OWNABLE_PAGES)
+        sources = thin_extents(columns(used=used), NOW, 30)
         moved = sum(used[extent] for extent in sources)
         holes = sum(OWNABLE_PAGES - u for e, u in used.items() if e not in sources)
         assert moved <= holes
@@ -160,8 +158,11 @@ def test_compaction_waits_until_nobody_has_asked_for_the_idle_time() -> None:
 
 
 def test_short_of_whole_extents_it_does_not_wait() -> None:
-    s = situation(quiet_since_s=NOW, budget_pages=1000, free_pages=10_000, free_small_pages=992)
+    holes = {"budget_pages": 1000, "free_pages": 10_000, "free_small_pages": 992}
+    s = situation(quiet_since_s=NOW, device_pages=20_000, **holes)
     assert plan(s, THIN, Policy(30)) == COMPACT
+    s = situation(quiet_since_s=NOW, device_pages=20_001, **holes)
+    assert isinstance(plan(s, THIN, Policy(30)), float), "not while half of the device is free"
 
 
 def test_without_a_budget_it_does_nothing_unless_asked() -> None:
