@@ -79,7 +79,9 @@ def open_file(path: str | os.PathLike[str], *, writable: bool) -> int:
     """Open an image file; raises `PmemfsError` with a sentence for people."""
     name = os.fspath(path)
     try:
-        fd = os.open(name, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        # O_NONBLOCK: a fifo is refused below, and not waited for
+        how = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
+        fd = os.open(name, how)
     except OSError as error:
         code = error.errno or errno.EIO
         reason = {
@@ -87,6 +89,7 @@ def open_file(path: str | os.PathLike[str], *, writable: bool) -> int:
             errno.EISDIR: f"{name} is a directory, not an image",
             errno.EACCES: f"permission denied: {name} is not yours to "
             + ("write" if writable else "read"),
+            errno.EROFS: f"{name} cannot be written: the file system it lies on is read-only",
         }.get(code, f"cannot open {name}: {error.strerror}")
         raise PmemfsError(code, reason) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):

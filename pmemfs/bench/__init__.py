@@ -1,4 +1,4 @@
-"""Measure mounted file systems from outside, one or several against each other.
+"""Measure: mounted file systems from outside, and descriptor schemes side by side.
 
     process     run a program in its own group, with a time limit
     fio         the fio jobs, and what fio reports
@@ -9,5 +9,8 @@
     ratios      medians, ratios and the goals of the project
     output      tables, JSON and the bar chart
 
-It knows nothing of the engine: pmemfs is mounted by its own command, like every other peer.
+    descriptors/  descriptor schemes, the engine's own among them
+
+But for `descriptors` it knows nothing of the engine: pmemfs is mounted by its own command, like
+every other peer.
 """

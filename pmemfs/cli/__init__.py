@@ -23,8 +23,10 @@ COMMANDS = {
     "mount": ("pmemfs.cli.mount:mount_command", "Mount an image on a directory."),
     "umount": ("pmemfs.cli.mount:umount_command", "Unmount, and wait until the image is closed."),
     "fsck": ("pmemfs.cli.fsck:fsck_command", "Check and mend an image that is not mounted."),
+    "compact": ("pmemfs.cli.compact:compact_command", "Move pages until free space is whole."),
     "inspect": ("pmemfs.cli.inspect:inspect_command", "Look into an image, mounted or not."),
-    "bench": ("pmemfs.cli.bench:bench_command", "Measure a mounted directory."),
+    "trace": ("pmemfs.cli.trace:trace_command", "Record page accesses of a mount."),
+    "bench": ("pmemfs.cli.bench:bench_command", "Measure mounts, descriptor schemes, ageing."),
 }
 
 EXIT_INTERRUPTED = 130

@@ -1,29 +1,45 @@
-"""``pmemfs bench io DIR``: the fio jobs of `pmemfs.bench` on one mounted directory."""
+"""``pmemfs bench``: fio jobs on a mounted directory; the descriptor schemes side by side."""
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from pmemfs.bench import fio, output
+from pmemfs.bench.descriptors.accesses import recorded, synthetic
+from pmemfs.bench.descriptors.device import scratch_directory
+from pmemfs.bench.descriptors.measure import SCHEMES, Plan, measure
+from pmemfs.bench.descriptors.plots import write_plots
+from pmemfs.bench.descriptors.report import notes, sections
 from pmemfs.bench.process import interruptible
 from pmemfs.cli import table
+from pmemfs.cli.bench_ageing import ageing_command
+from pmemfs.cli.mkfs import SizeType
+from pmemfs.errors import PmemfsError
+from pmemfs.units import GIB, MIB, TIB
 
 
-@click.group("bench", short_help="Measure a mounted directory.")
+@click.group("bench", short_help="Measure mounts, descriptor schemes, ageing.")
 def bench_command() -> None:
-    """Measure a mounted directory.
+    """Measure a mounted directory, what descriptor schemes cost, or how a volume ages.
 
     How pmemfs compares with other file systems is measured by scripts/bench_peers.py of its
     source tree (make bench).
 
     \b
-    Example:
+    Examples:
       pmemfs bench io /mnt
+      pmemfs bench descriptors
+      pmemfs bench ageing
     """
+
+
+bench_command.add_command(ageing_command)
 
 
 @bench_command.command("io", short_help="Run fio on a mounted directory.")
@@ -105,3 +121,137 @@ def _run(bench: fio.FioBench, job: fio.FioJob) -> tuple[fio.FioResult | None, st
     except OSError as error:
         click.echo(f"{job.name}: {error}", err=True)
         return None, str(error)
+
+
+@bench_command.command("descriptors", short_help="Compare descriptor schemes, ours among them.")
+@click.option(
+    "--size", "size_bytes", type=SizeType(), default="16G", show_default=True,
+    help="Device that is driven by accesses.",
+)  # fmt: skip
+@click.option(
+    "--split", "split_percent", type=click.FloatRange(0, 100), default=10.0, show_default=True,
+    help="Percent of its extents that hold small files.",
+)  # fmt: skip
+@click.option(
+    "--seconds", type=click.IntRange(1, 3600), default=120, show_default=True,
+    help="Seconds of accesses to make up.",
+)  # fmt: skip
+@click.option(
+    "--rate", type=click.IntRange(1, 100_000), default=1000, show_default=True,
+    help="Accesses in each of them.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the made-up accesses.")
+@click.option(
+    "--trace", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="Replay this trace instead; see pmemfs trace record.",
+)  # fmt: skip
+@click.option("--only", metavar="SCHEME,...", help=f"Of {', '.join(SCHEMES)}.")
+@click.option(
+    "--most", "most_bytes", type=SizeType(), default="2G", show_default=True,
+    help="Most to store to initialise one device; beyond it, extrapolate.",
+)  # fmt: skip
+@click.option(
+    "--budget", "budget_s", type=click.FloatRange(0), default=60.0, show_default=True,
+    metavar="SECONDS", help="Time for the initialisations of one scheme.",
+)  # fmt: skip
+@click.option(
+    "--dir", "directory", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where the sparse files lie meanwhile (/dev/shm).",
+)  # fmt: skip
+@click.option("--quick", is_flag=True, help="Small devices: about 15 seconds.")
+@click.option("--json", "as_json", is_flag=True, help="An object with a key for each scheme.")
+@click.option("--plots", type=click.Path(path_type=Path), metavar="DIR", help="Also draw pictures.")
+def descriptors_command(
+    size_bytes: int,
+    split_percent: float,
+    seconds: int,
+    rate: int,
+    seed: int,
+    trace: Path | None,
+    only: str | None,
+    most_bytes: int,
+    budget_s: float,
+    directory: Path | None,
+    quick: bool,
+    as_json: bool,
+    plots: Path | None,
+) -> None:
+    """Compare descriptor schemes: flat, scattered, hierarchical, inverted, vmemmap-dedup, memdesc.
+
+    All do real stores to a sparse file, one after the other, driven by the same accesses.
+    Inverted is the engine of pmemfs itself. What each scheme is, and what the figures mean,
+    stands in pmemfs/bench/descriptors/DESCRIPTORS.md.
+
+    Counts of bytes, lines and stores are the same on every machine. Times are CPU times of this
+    machine and of Python: compare them with each other. ~ marks what is extrapolated.
+
+    \b
+    Examples:
+      pmemfs bench descriptors
+      pmemfs bench descriptors --quick --plots pictures
+      pmemfs bench descriptors --trace untar.trace --json > untar.json
+      pmemfs bench descriptors --only flat,inverted --size 64G --split 50
+    """
+    if plots is not None:
+        output.load_matplotlib()
+    plan = descriptors_plan(quick, directory or scratch_directory(), most_bytes, budget_s)
+    if quick:
+        size_bytes, seconds, rate = min(size_bytes, QUICK_BYTES), min(seconds, 80), min(rate, 200)
+    if not 256 * MIB <= size_bytes <= TIB:
+        raise click.BadParameter("a device of 256M to 1T can be driven", param_hint="'--size'")
+    accesses = (
+        recorded(trace)
+        if trace is not None
+        else synthetic(size_bytes, split_percent / 100, seconds, rate, seed)
+    )
+    if not len(accesses.records):
+        raise PmemfsError(errno.EINVAL, f"{trace} has no accesses")
+    plan = replace(plan, accesses=accesses, schemes=select_schemes(only), seed=seed)
+    with interruptible():
+        document = measure(plan, lambda text: click.echo(text, err=True))
+    if plots is not None:
+        for path in write_plots(document, plots):
+            click.echo(f"{path}", err=True)
+    if as_json:
+        about = output.environment()
+        click.echo(json.dumps({n: s | {"environment": about} for n, s in document.items()}))
+        return
+    for section in sections(document):
+        table.heading(section.title)
+        table.table(section.columns, section.rows)
+    table.line("")
+    for text in notes(document):
+        table.line(text)
+
+
+QUICK_BYTES = GIB
+
+
+def descriptors_plan(quick: bool, directory: Path, most_bytes: int, budget_s: float) -> Plan:
+    """Return what to measure; the accesses are still to be set."""
+    plan = Plan(synthetic(256 * MIB, 0, 1, 1, 0), directory, most_bytes=most_bytes)
+    if quick:
+        return replace(
+            plan,
+            initial_sizes=(GIB, 16 * GIB),
+            most_bytes=min(most_bytes, 256 * MIB),
+            sweep_bytes=256 * MIB,
+            shares=(0.0, 0.5, 1.0),
+            lookups=10_000,
+            batch=200_000,
+        )
+    return replace(plan, budget_s=budget_s)
+
+
+def select_schemes(only: str | None) -> tuple[str, ...]:
+    """Return the schemes named, in the order of `SCHEMES`; all without names."""
+    if only is None:
+        return tuple(SCHEMES)
+    names = [name for name in only.split(",") if name]
+    for name in names:
+        if name not in SCHEMES:
+            raise click.BadParameter(
+                f"no scheme is called '{name}'; there are {', '.join(SCHEMES)}",
+                param_hint="'--only'",
+            )
+    return tuple(name for name in SCHEMES if name in names)

@@ -242,7 +242,8 @@ def _print(line: str) -> None:
 
 def _print_findings(report: Report) -> None:
     if not report.was_closed:
-        _print(f"{report.name}: was not closed; {_replayed(report)}")
+        how = "was found damaged while mounted" if report.was_damaged else "was not closed"
+        _print(f"{report.name}: {how}; {_replayed(report)}")
     for finding in report.findings:
         _print(str(finding))
     for check_id, more in report.dropped().items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -11,12 +12,15 @@ from typing import Any
 import click
 
 from pmemfs import inspect
-from pmemfs.cli import inspect_maps, inspect_text
+from pmemfs.cli import inspect_device, inspect_maps, inspect_text, inspect_top
+from pmemfs.errors import PmemfsError
 from pmemfs.inspect.collect import View
 from pmemfs.inspect.extents import SORT_KEYS
 from pmemfs.inspect.heads import KIND_NAMES
+from pmemfs.inspect.map import MOST_CELLS
 
 Command = Callable[..., Any]
+Render = Callable[[dict[str, Any]], None]
 
 
 class Number(click.ParamType[int]):
@@ -42,6 +46,7 @@ def inspect_command() -> None:
     \b
     Examples:
       pmemfs inspect usage disk.img
+      pmemfs inspect map disk.img
       pmemfs inspect extents disk.img --kind small --sort wear
       pmemfs inspect file disk.img /home/notes.txt
       pmemfs inspect page disk.img 0x2a01 --json
@@ -52,6 +57,41 @@ def _view(command: Command) -> Command:
     image = click.argument("image", type=click.Path(readable=False))
     as_json = click.option("--json", "as_json", is_flag=True, help="Raw integers, as JSON.")
     return image(as_json(command))
+
+
+def _picture(command: Command) -> Command:
+    path = click.Path(dir_okay=False, writable=True)
+    return click.option("--png", type=path, metavar="FILE", help="Write a picture.")(command)
+
+
+def _most_cells(as_json: bool, png: str | None, fitting: int) -> int:
+    """Return how many cells to ask for: what fits, or what a program or a picture can take."""
+    if png:
+        return 1 << 16
+    return MOST_CELLS if as_json else fitting
+
+
+def _drawn(png: str | None, view: str, render: Render) -> Render:
+    """Return what shows a view: the renderer given, or one that writes a picture."""
+    if png is None:
+        return render
+    # imported late: only pictures need what draws them
+    from pmemfs.cli import inspect_plots
+
+    write = {"map": inspect_plots.write_map, "wear": inspect_plots.write_wear}[view]
+
+    def draw(data: dict[str, Any]) -> None:
+        try:
+            write(data, png)
+        except OSError as error:
+            if isinstance(error, PmemfsError):
+                raise
+            raise PmemfsError(
+                error.errno or errno.EIO, f"cannot write {png}: {error.strerror}"
+            ) from error
+        click.echo(png)
+
+    return draw
 
 
 def _show(image: str, as_json: bool, view: View, render: Callable[[dict[str, Any]], None]) -> None:
@@ -78,6 +118,81 @@ def usage_command(image: str, as_json: bool) -> None:
       pmemfs inspect usage disk.img --json | jq .split_extents
     """
     _show(image, as_json, inspect.usage, inspect_text.render_usage)
+
+
+@inspect_command.command("map", short_help="Draw the device, a cell for each extent.")
+@_view
+@_picture
+@click.option("--letters", is_flag=True, help="Letters instead of coloured blocks.")
+@click.option("--cells", type=click.IntRange(1, 1 << 20), metavar="N", help="At most N cells.")
+def map_command(
+    image: str, as_json: bool, png: str | None, letters: bool, cells: int | None
+) -> None:
+    """Draw the device: a cell for each extent, or for each group of 2, 4, 8, ... neighbours.
+
+    As many cells as fit into the terminal; in colour there, shaded by how full they are, and in
+    letters in a pipe.
+
+    \b
+    Examples:
+      pmemfs inspect map disk.img
+      pmemfs inspect map disk.img --letters --cells 512
+      pmemfs inspect map disk.img --png disk.png
+      watch -c pmemfs inspect map disk.img
+    """
+    per_row, rows = inspect_device.canvas()
+    most = cells or _most_cells(as_json, png, per_row * rows)
+    plain = letters or not inspect_device.uses_colour()
+    render = partial(inspect_device.render_map, letters=plain)
+    _show(image, as_json, partial(inspect.device_map, most_cells=most), _drawn(png, "map", render))
+
+
+@inspect_command.command("wear", short_help="Show where the device is written.")
+@_view
+@_picture
+@click.option("--letters", is_flag=True, help="Characters instead of colours.")
+@click.option("--top", type=click.IntRange(0, 1000), default=10, show_default=True,
+              help="How many of the hottest extents.")  # fmt: skip
+def wear_command(image: str, as_json: bool, png: str | None, letters: bool, top: int) -> None:
+    """Show where the device is written: lines of 64 bytes flushed, extent by extent.
+
+    A lower bound: a crash loses what the heads had not been told yet. File data is counted, in
+    small and whole extents; metadata, inodes, the head table and the journal are not.
+
+    \b
+    Examples:
+      pmemfs inspect wear disk.img
+      pmemfs inspect wear disk.img --png wear.png
+      pmemfs inspect wear disk.img --json | jq .hottest
+    """
+    per_row, rows = inspect_device.canvas()
+    most = _most_cells(as_json, png, per_row * max(4, rows // 3))
+    plain = letters or not inspect_device.uses_colour()
+    render = partial(inspect_device.render_wear, letters=plain)
+    view = partial(inspect.wear, hottest=top, most_cells=most)
+    _show(image, as_json, view, _drawn(png, "wear", render))
+
+
+@inspect_command.command("top", short_help="Watch what a mount is doing.")
+@_view
+@click.option("--interval", "interval_s", type=click.FloatRange(0.1, 3600), default=1.0,
+              show_default=True, metavar="SECONDS", help="Between two samples.")  # fmt: skip
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N samples.")
+@click.option("--top", type=click.IntRange(0, 1000), default=10, show_default=True,
+              help="How many of the hottest extents.")  # fmt: skip
+def top_command(image: str, as_json: bool, interval_s: float, count: int | None, top: int) -> None:
+    """Watch a mount: requests by kind, splits and unsplits, active tables, the hottest extents.
+
+    Refreshes until Ctrl-C on a terminal; in a pipe, one sample is taken. JSON is one object on a
+    line for each. The daemon shows its counters once per second, at most.
+
+    \b
+    Examples:
+      pmemfs inspect top disk.img
+      pmemfs inspect top disk.img --interval 5
+      pmemfs inspect top disk.img --json --count 60 > minute.jsonl
+    """
+    inspect_top.run(image, interval_s=interval_s, count=count, hottest=top, as_json=as_json)
 
 
 @inspect_command.command("super")

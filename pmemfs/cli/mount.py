@@ -100,9 +100,10 @@ def _tell(image: str, recovery: str) -> None:
 def validate_unclean(image: str) -> None:
     """Refuse an image that is damaged, if there is a reason to ask.
 
-    One is that the last mount has found damage. The other is that a restart of the host cut it
-    off: without ``persist=disk`` the host may have written later changes and not their log; with
-    it, recovery is all that is needed. Raises `DamagedImageError` with what to run.
+    One is that the last mount has found damage, another that fsck did not mend all of it. The
+    third is that a restart of the host cut a mount off: without ``persist=disk`` the host may
+    have written later changes and not their log; with it, recovery is all that is needed.
+    Raises `DamagedImageError` with what to run.
     """
     opened = Image.open(image, lock="shared")
     try:
@@ -114,9 +115,9 @@ def validate_unclean(image: str) -> None:
         opened.close()
     if not report.is_clean:
         raise DamagedImageError(
-            f"{image} {reason}, and {len(report.findings)} things in it do not fit together: look "
-            f"with pmemfs fsck {image} -n, mend it with -p; pmemfs mount -o ro reads what can be "
-            "read"
+            f"{image} {reason}, and {sum(report.counts.values())} things in it do not fit "
+            f"together: look with pmemfs fsck {image} -n, mend it with -p, or with -y what -p "
+            "leaves; pmemfs mount -o ro reads what can be read"
         )
 
 
@@ -127,6 +128,8 @@ def _reason_to_check(image: Image) -> str | None:
     is_ordered = control["persist"] == Persist.DISK or control["boot_id"] == host_boot_id()
     if image.is_clean or is_ordered:
         return None
+    if control["boot_id"] == fsck.NO_HOST:
+        return "was not mended to the end"
     return "was mounted when its host went down"
 
 

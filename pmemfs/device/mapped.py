@@ -328,8 +328,11 @@ class MappedDevice:
                 return
             if low >= stop:
                 return
-            start = min(os.lseek(self._fd, low, os.SEEK_HOLE), stop)
-            yield low, start
+            # on a tmpfs SEEK_HOLE looks at each page up to the hole, which may be gigabytes away
+            is_last = low >> _PAGE_SHIFT == stop - 1 >> _PAGE_SHIFT
+            end = stop if is_last else min(os.lseek(self._fd, low, os.SEEK_HOLE), stop)
+            yield low, end
+            start = end
 
     def may_have_holes(self, offset: int, length: int) -> bool:
         """Tell whether a range must be read by `pieces`, not through the mapping.

@@ -248,6 +248,25 @@ class FileMaps:
             self._assign_in_piece(tx, inode, index, in_piece, pfn, whole)
             index, pfn, count = index + in_piece, pfn + in_piece, count - in_piece
 
+    def replace(self, tx: Transaction, inode: Inode, runs: list[Run]) -> None:
+        """Map pages of one piece that lie in small extents elsewhere, in others.
+
+        As `assign`, which this is in one go: no node page comes or goes but those that a list of
+        runs needs to become a tree.
+        """
+        if inode.runs is not None:
+            changed = inode.runs
+            for run in runs:
+                changed = _insert(_remove(changed, run[0], run[0] + run[1]), run)
+            if len(encode_runs(changed)) <= MAP_WORDS:
+                inode.runs = changed
+                return
+            self._make_tree(tx, inode)
+        for index, count, pfn, _ in runs:
+            words = b"".join((pfn + i).to_bytes(8, "little") for i in range(count))
+            node = self._leaf(tx, inode, piece_of(index))
+            tx.patch(node, (index & _LEVEL_MASK) * 8, words)
+
     def _make_tree(self, tx: Transaction, inode: Inode) -> None:
         runs = inode.runs or []
         inode.runs = None

@@ -27,7 +27,7 @@ from pmemfs.device import MappedDevice
 from pmemfs.errors import DamagedImageError, PmemfsError
 from pmemfs.fs.filemap import FileMaps, piece_of
 from pmemfs.fs.inodes import Inode, InodeTable, Run
-from pmemfs.fs.placement import takes_whole
+from pmemfs.fs.placement import Candidates, DataArenas, takes_whole
 from pmemfs.journal import Journal, Transaction
 from pmemfs.journal.journal import store_zeros
 from pmemfs.layout.geometry import (
@@ -44,7 +44,7 @@ from pmemfs.layout.geometry import (
 )
 from pmemfs.layout.records import InodeFlag, Kind, PageFlag
 from pmemfs.layout.words import owner_word
-from pmemfs.pages import Arena, ExtentPool, SplitTables
+from pmemfs.pages import ExtentPool, SplitTables
 from pmemfs.pages.arenas import free_pages
 from pmemfs.pages.clock import Clock
 from pmemfs.pages.descriptors import LINES_PER_PAGE
@@ -55,7 +55,8 @@ _ZEROS = memoryview(bytes(EXTENT_BYTES))
 _PAGE_MASK = PAGE_BYTES - 1
 _SLOT_MASK = PAGES_PER_EXTENT - 1
 _BULK_BYTES = 64 * 1024  # from here on a page fault for each page costs more than a system call
-_STEP_1 = 1 << 32  # from the owner word of a page to that of the next page of a file
+OWNER_STEP = 1 << 32
+"""From the owner word of a page to that of the next page of a file."""
 
 FREE_BUDGET_BYTES = 96 * 1024
 """Journal bytes that one transaction spends on freeing, about; far below the journal slot."""
@@ -77,7 +78,7 @@ class Files:
         device: MappedDevice,
         journal: Journal,
         pool: ExtentPool,
-        arena: Arena,
+        arenas: DataArenas,
         tables: SplitTables | None,
         inodes: InodeTable,
         maps: FileMaps,
@@ -87,12 +88,14 @@ class Files:
         self._device = device
         self._journal = journal
         self._pool = pool
-        self._arena = arena
+        self._arenas = arenas
         self._tables = tables
         self._inodes = inodes
         self._maps = maps
         self._clock = clock
         self._threshold_pages = threshold_pages
+        self.candidates = Candidates()
+        self.pages_written = 0
         # of the running call: what it stamps, if it does, and whether it leaves the size alone
         self._now_ns: int | None = None
         self._keeps_size = False
@@ -140,15 +143,12 @@ class Files:
         tables = self._tables
         if tables is None:
             return
-        if whole:
-            last = (pfn + count - 1) >> EXTENT_PAGE_SHIFT
-            for extent in range(pfn >> EXTENT_PAGE_SHIFT, last + 1):
-                tables.touch_whole(extent, 0)
-        elif (pfn & _SLOT_MASK) + count <= PAGES_PER_EXTENT:
-            tables.touch(pfn, count)
+        touch = tables.touch_whole if whole else tables.touch
+        if (pfn & _SLOT_MASK) + count <= PAGES_PER_EXTENT:
+            touch(pfn, count)
         else:
-            for first, n in _by_extent(pfn, count):
-                tables.touch(first, n)
+            for first, n in by_extent(pfn, count):
+                touch(first, n)
 
     # -- write -------------------------------------------------------------------------------
 
@@ -203,6 +203,7 @@ class Files:
         end = offset + len(data)
         index = offset >> PAGE_SHIFT
         stop = pages_of(end)
+        self.pages_written += stop - index
         if end <= inode.size:
             pfn, count, whole = self._maps.lookup(inode, index, stop - index)
             if pfn and count == stop - index:
@@ -217,12 +218,16 @@ class Files:
         piece = piece_of(index)
         populated = self._maps.mapped_pages(inode, piece) + stop - index - mapped
         end_page = max(pages_of(inode.size), stop)
-        if takes_whole(populated, inode.pages, end_page, self._threshold_pages) and (
-            self._pool.free_extents or not self._pool.free_small_pages
-        ):
+        wants_whole = takes_whole(
+            populated, stop - index - mapped, inode.pages, end_page, self._threshold_pages
+        )
+        if wants_whole and (self._pool.free_extents or not self._pool.free_small_pages):
             self._write_whole(inode, offset, data, piece)
+            self.candidates.note_tail(inode.ino)
         else:
             self._write_small(inode, offset, data, runs)
+            if wants_whole:
+                self.candidates.note_dense(inode.ino, piece)
 
     def _stamp(self, inode: Inode) -> None:
         """Stamp an overwrite; nothing is stored while the coarse clock stands still."""
@@ -259,7 +264,7 @@ class Files:
         assert self._tables is not None
         if whole:
             self._device.flush(start, length)
-            self._tables.touch_whole(extent, (length + 63) >> 6)
+            self._tables.touch_whole(pfn, count, (length + 63) >> 6)
         elif flush:
             self._device.flush(start, length)
             self._tables.touch(pfn, count, 0, min(LINES_PER_PAGE, (length + 63) >> 6))
@@ -316,7 +321,7 @@ class Files:
         if not inode.flags & _PREALLOCATED:  # nothing is mapped behind the last piece
             stop = min(stop, ((size >> PAGE_SHIFT) | (PAGES_PER_EXTENT - 1)) + 1)
         for index, count, pfn, whole in self._maps.iter_runs(inode, size >> PAGE_SHIFT, stop):
-            for first, n in _by_extent(pfn, count):
+            for first, n in by_extent(pfn, count):
                 base = (index + first - pfn) << PAGE_SHIFT
                 low, high = max(size, base), min(new_end, base + (n << PAGE_SHIFT))
                 if low < high:
@@ -341,7 +346,8 @@ class Files:
             self._inodes.guard(tx, inode)
             for first, count in _gaps(runs, index, stop):
                 word = owner_word(inode.ino, first)
-                for pfn, n in self._arena.allocate(tx, count, word, _STEP_1):
+                arena = self._arenas.of(inode, count)
+                for pfn, n in arena.allocate(tx, count, word, OWNER_STEP):
                     run = (first, n, pfn, False)
                     self._maps.assign(tx, inode, run)
                     new_runs.append(run)
@@ -353,7 +359,7 @@ class Files:
             self._change_size(tx, inode, max(inode.size, offset + len(data)))
         assert self._tables is not None
         for _, count, pfn, _ in new_runs:
-            for first, n in _by_extent(pfn, count):
+            for first, n in by_extent(pfn, count):
                 self._tables.touch(first, n, 0, LINES_PER_PAGE)
 
     def _store_new(self, run: Run, offset: int, data: memoryview) -> None:
@@ -381,7 +387,7 @@ class Files:
             extent = self._pool.take(tx, Kind.WHOLE, inode.ino, piece)
             base = extent_to_offset(extent)
             self._expose(inode, min(offset, first << PAGE_SHIFT))
-            lines = self._copy_into(inode, base, first, old)
+            lines = self.copy_into(inode, base, first, old)
             start = base + (offset & (EXTENT_BYTES - 1))
             if old or data.obj is not _ZEROS.obj:  # a new extent reads as zeros already
                 self._store_added(start, data)
@@ -390,13 +396,13 @@ class Files:
                 self._maps.clear(tx, inode, index, index + count)
             pfn = extent << EXTENT_PAGE_SHIFT
             self._maps.assign(tx, inode, (first, PAGES_PER_EXTENT, pfn, True))
-            self._free_runs(tx, inode, old)
+            self.free_runs(tx, inode, old)
             inode.pages += PAGES_PER_EXTENT - sum(count for _, count, _, _ in old)
             self._change_size(tx, inode, max(inode.size, offset + len(data)))
         assert self._tables is not None
-        self._tables.touch_whole(extent, lines + (len(data) + 63 >> 6))
+        self._tables.touch_whole(pfn, PAGES_PER_EXTENT, lines + (len(data) + 63 >> 6))
 
-    def _copy_into(self, inode: Inode, base: int, first: int, runs: list[Run]) -> int:
+    def copy_into(self, inode: Inode, base: int, first: int, runs: list[Run]) -> int:
         """Copy runs of a piece to an extent of zeros, up to the end of the file; return lines."""
         lines = 0
         for index, count, pfn, _ in runs:
@@ -441,26 +447,29 @@ class Files:
             if run is None:
                 return True
             index, count, pfn, whole = run
-            if (whole and index < first_page) or index + count <= first_page:
+            if whole and index < first_page:
+                self.candidates.note_tail(inode.ino)
+                return True
+            if index + count <= first_page:
                 return True
             skip = max(0, first_page - index)
             freed = (index + skip, count - skip, pfn + skip, whole)
             self._maps.clear(tx, inode, freed[0], freed[0] + freed[1])
-            self._free_runs(tx, inode, [freed])
+            self.free_runs(tx, inode, [freed])
             inode.pages -= freed[1]
             budget -= 16 * freed[1] + 128  # owner words, map words, a head, their headers
         return False
 
-    def _free_runs(self, tx: Transaction, inode: Inode, runs: list[Run]) -> None:
+    def free_runs(self, tx: Transaction, inode: Inode, runs: list[Run]) -> None:
         """Free pages or extents of an inode that no map refers to any more."""
         for index, count, pfn, whole in runs:
-            for first, n in _by_extent(pfn, count):
+            for first, n in by_extent(pfn, count):
                 if whole:
                     self._release_piece(tx, inode, first, piece_of(index + first - pfn))
                     self._forget_after(tx, first, None)
                 else:
                     word = owner_word(inode.ino, index + first - pfn)
-                    free_pages(self._pool, tx, first, n, word, _STEP_1)
+                    free_pages(self._pool, tx, first, n, word, OWNER_STEP)
                     self._forget_after(tx, first, n)
 
     def _release_piece(self, tx: Transaction, inode: Inode, pfn: int, piece: int) -> None:
@@ -520,8 +529,16 @@ class Files:
             low = max(first << PAGE_SHIFT, offset)
             high = min((first + count) << PAGE_SHIFT, end)
             self._write_piece(inode, low, _ZEROS[: high - low])
-        if end > inode.size and not self._keeps_size:
+        if self._keeps_size:
+            self._note_preallocation(inode, end)
+        elif end > inode.size:
             self.grow(inode, end)
+
+    def _note_preallocation(self, inode: Inode, end: int) -> None:
+        """Say so where whole extents had the pages behind the end already: they are to stay."""
+        if pages_of(end) > pages_of(inode.size) and not inode.flags & _PREALLOCATED:
+            with self._journal.transaction() as tx:
+                self._change_size(tx, inode, end)
 
     def punch(self, inode: Inode, offset: int, length: int) -> None:
         """Make a range within the file read as zeros and give back the pages it covers.
@@ -553,7 +570,7 @@ class Files:
         if covered and self._maps.can_clear(inode, first, stop):
             self._maps.clear(tx, inode, first, stop)
             freed = (first, stop - first, pfn + first - index, whole)
-            self._free_runs(tx, inode, [freed])
+            self.free_runs(tx, inode, [freed])
             inode.pages -= stop - first
             self._zero_run(tx, (index, first - index, pfn, whole), offset, end)
             rest = pfn + stop - index
@@ -589,7 +606,7 @@ class Files:
         return inode.size
 
 
-def _by_extent(pfn: int, count: int) -> Iterator[tuple[int, int]]:
+def by_extent(pfn: int, count: int) -> Iterator[tuple[int, int]]:
     """Cut a run of pages at extent boundaries."""
     while count:
         n = min(count, PAGES_PER_EXTENT - (pfn & (PAGES_PER_EXTENT - 1)))

@@ -57,6 +57,7 @@ def format_image(
     lost_found: bool = False,
     entropy: Callable[[int], bytes] = os.urandom,
     now_ns: Callable[[], int] = time.time_ns,
+    device_class: type[MappedDevice] = MappedDevice,
 ) -> Geometry:
     """Make an image at ``path``, mode 0600; return its geometry. Durable on return.
 
@@ -71,7 +72,8 @@ def format_image(
     fd, is_new = _open_new(os.fspath(path), force)
     try:
         _set_size(fd, os.fspath(path), geometry, lost_found)
-        _fill(fd, geometry, label, lost_found, entropy, now_ns())
+        device = device_class(fd, geometry.device_bytes)
+        _fill(device, geometry, label, lost_found, entropy, now_ns())
         os.fsync(fd)
         if is_new:
             _sync_folder(os.fspath(path))
@@ -186,14 +188,13 @@ def _used_pages(geometry: Geometry, lost_found: bool) -> list[int]:
 
 
 def _fill(
-    fd: int,
+    device: MappedDevice,
     geometry: Geometry,
     label: str,
     lost_found: bool,
     entropy: Callable[[int], bytes],
     now_ns: int,
 ) -> None:
-    device = MappedDevice(fd, geometry.device_bytes)
     try:
 
         def put(offset: int, data: bytes) -> None:

@@ -59,7 +59,8 @@ _MAX_WHOLE_RUN = MAX_RUN_PAGES & ~511
 class Inode:
     """One inode in memory. Public to callers as a read-only snapshot of its attributes.
 
-    ``dirty`` are small extents that hold stores of it not yet flushed. ``runs`` is the list of
+    ``dirty`` are small extents that hold stores of it not yet flushed. ``home`` is the directory
+    it was made in, 0 once it has been read again: a hint for placement. ``runs`` is the list of
     runs of a map of kind RUNS, else None.
     """
 
@@ -72,6 +73,7 @@ class Inode:
         "flags",
         "generation",
         "gid",
+        "home",
         "ino",
         "map_height",
         "map_kind",
@@ -115,6 +117,7 @@ class Inode:
     def __init__(self, ino: int, offset: int) -> None:
         self.ino = ino
         self.offset = offset
+        self.home = 0
         self.dirty: set[int] = set()
 
     @property

@@ -230,6 +230,7 @@ class Namespace:
                 mode |= stat.S_ISGID
         inode.mode = mode if stat.S_IFMT(mode) else mode | stat.S_IFREG
         inode.uid, inode.gid, inode.nlink = uid, gid, 1
+        inode.home = directory.ino
         now = self._clock.now_ns()
         inode.atime_ns = inode.mtime_ns = inode.ctime_ns = inode.btime_ns = now
         if inode.is_file:

@@ -37,9 +37,15 @@ from pmemfs.fs.filemap import FileMaps
 from pmemfs.fs.files import Buffer, Files
 from pmemfs.fs.format import format_image
 from pmemfs.fs.inodes import Inode, InodeTable
+from pmemfs.fs.moves import Moves
 from pmemfs.fs.namespace import Namespace, require_changeable
 from pmemfs.fs.orphans import Orphans
-from pmemfs.fs.placement import DEFAULT_THRESHOLD_PAGES
+from pmemfs.fs.placement import (
+    DEFAULT_PLACEMENT,
+    DEFAULT_THRESHOLD_PAGES,
+    Candidates,
+    DataArenas,
+)
 from pmemfs.fs.xattrs import Xattrs
 from pmemfs.image import Image, host_boot_id
 from pmemfs.journal import Journal, Replay, SequenceWord, Transaction, recover
@@ -96,6 +102,8 @@ _DAY_NS = 24 * 3600 * 10**9
 class Options:
     """How a volume is opened. ``threshold_pages`` of a piece make it whole (1 to 512).
 
+    ``placement`` is one of `pmemfs.fs.placement.PLACEMENTS`.
+
     ``acls`` says that whoever lets people in enforces access control lists; else they are refused.
     ``persist`` says what durable means: there after the daemon's death, or the host's power loss.
     ``errors`` says what to do about damage: see `pmemfs.fs.damage`.
@@ -104,6 +112,7 @@ class Options:
     read_only: bool = False
     atime: Literal["noatime", "relatime"] = "noatime"
     threshold_pages: int = DEFAULT_THRESHOLD_PAGES
+    placement: str = DEFAULT_PLACEMENT
     acls: bool = True
     persist: Persist = Persist.CACHE
     errors: Errors = "remount-ro"
@@ -157,7 +166,7 @@ class Volume:
         if not options.read_only:
             generation = image.control()["generation"] + 1
             self.tables = SplitTables(self.pool, self.journal, self.live, generation, self._clock)
-        self.data_arena = Arena(self.pool, Kind.SMALL)
+        self.data_arenas = DataArenas(self.pool, options.placement)
         self.metadata_arena = Arena(self.pool, Kind.METADATA)
         self.inodes = InodeTable(image, self.pool)
         self._maps = FileMaps(self.device, self.pool, self.metadata_arena)
@@ -165,13 +174,26 @@ class Volume:
             device=self.device,
             journal=self.journal,
             pool=self.pool,
-            arena=self.data_arena,
+            arenas=self.data_arenas,
             tables=self.tables,
             inodes=self.inodes,
             maps=self._maps,
             clock=self._clock,
             threshold_pages=options.threshold_pages,
         )
+        self.moves: Moves | None = None
+        if self.tables is not None:
+            self.moves = Moves(
+                device=self.device,
+                journal=self.journal,
+                pool=self.pool,
+                tables=self.tables,
+                inodes=self.inodes,
+                maps=self._maps,
+                files=self._files,
+                arenas=self.data_arenas,
+                threshold_pages=options.threshold_pages,
+            )
         self.orphans = Orphans(image, self.journal, self.pool, self.inodes, self._files)
         self._directories = Directories(
             self.device, self.pool, self.metadata_arena, image.superblock["hash_seed"]
@@ -819,18 +841,31 @@ class Volume:
     # -- idle work ---------------------------------------------------------------------------
 
     @property
+    def candidates(self) -> Candidates:
+        """Files whose tail may be thin, pieces that may be dense; see `Moves`."""
+        return self._files.candidates
+
+    @property
+    def pages_written(self) -> int:
+        """Pages of file data that were asked to be written or allocated since the mount."""
+        return self._files.pages_written
+
+    def _arenas(self) -> list[Arena]:
+        arenas = [*self.data_arenas, self.metadata_arena]
+        return arenas if self.moves is None else [*arenas, self.moves.holes]
+
+    @property
     def has_idle_extents(self) -> bool:
         """Whether `release_idle` would find an extent to give back."""
         return (
-            self.data_arena.is_idle_empty
-            or self.metadata_arena.is_idle_empty
+            any(arena.is_idle_empty for arena in self._arenas())
             or self.pool.empty_open() is not None
             or self.inodes.has_empty_chunk
         )
 
     def release_idle(self) -> bool:
         """Give back one extent that only an idle arena or chunk keeps; tell if there was one."""
-        for arena in (self.data_arena, self.metadata_arena):
+        for arena in self._arenas():
             if arena.is_idle_empty:
                 arena.retire()
         extent = self.pool.empty_open()

@@ -1,7 +1,6 @@
-"""Check what each inode in use says of itself: type, kind of map, size, fields of its type.
+"""Check what each inode says of itself: type, kind of map, size, fields of its type.
 
-Vectorised over a chunk: each rule is a column of wrong places. Freed inodes are only summed and
-chained; see `inodes`.
+Vectorised over a chunk: each rule is a column of wrong places. Sums and chains are for `inodes`.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from pmemfs.fsck.inodes import (
     InodeTable,
 )
 from pmemfs.fsck.report import Finding
-from pmemfs.layout.geometry import MAX_DEVICE_NUMBER, MAX_FILE_BYTES, SYMLINK_MAX
-from pmemfs.layout.records import INLINE_BYTES, InodeFlag, MapKind
+from pmemfs.layout.geometry import INODE_BYTES, MAX_DEVICE_NUMBER, MAX_FILE_BYTES, SYMLINK_MAX
+from pmemfs.layout.records import INLINE_BYTES, INODE, InodeFlag, MapKind
 
 MAX_TREE_HEIGHT = 4
 KNOWN_FLAGS = int(sum(InodeFlag))
@@ -35,7 +34,7 @@ Columns = NDArray[Any]
 def check_fields(
     inodes: InodeTable, row: int, records: Columns, sequence: int
 ) -> Iterator[Finding]:
-    """Yield findings about the inodes in use of one chunk.
+    """Yield findings about the inodes of one chunk.
 
     ``sequence`` is the number of the last transaction that was committed.
     """
@@ -55,6 +54,10 @@ def check_fields(
     wrong = unlisted & (records["nlink"] != 0) & (records["next"] != 0)
     text = "names a next inode, but is neither free nor on the orphan list"
     yield from _each(chunk, "inode-fields", wrong, text)
+    freed = records["mode"] == 0
+    freed[: chunk.first_place] = False
+    wrong = freed & _is_not_clear(records)
+    yield from _each(chunk, "inode-fields", wrong, "is free, but has fields set")
 
 
 def _each(chunk: Chunk, check: str, wrong: Columns, text: str) -> Iterator[Finding]:
@@ -99,3 +102,11 @@ def _has_strays(types: Columns, records: Columns) -> Columns:
     strays |= np.where(device, records["rdev"] > MAX_DEVICE_NUMBER, records["rdev"] != 0)
     strays |= (types != DIRECTORY) & ((records["entries"] != 0) | (records["parent"] != 0))
     return strays
+
+
+def _is_not_clear(records: Columns) -> Any:
+    """Tell whether anything but what a freed inode has, a next one and a checksum, is set."""
+    raw = records.view(np.uint8).reshape(len(records), INODE_BYTES)
+    low, high = INODE.offset_of["next"], INODE.offset_of["checksum"]
+    behind = INODE.offset_of["map_kind"]
+    return np.any(np.concatenate([raw[:, :low], raw[:, behind:high]], axis=1), axis=1)

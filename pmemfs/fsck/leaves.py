@@ -53,7 +53,14 @@ class Leaf:
         self.heap, self.garbage, self.prefix, self.reserved = header[4:]
         self.slots_end = DIRECTORY_LEAF.size_bytes + self.slots * DIRECTORY_SLOT.size_bytes
         self.entries: list[Entry] = []
+        self._spans: list[tuple[int, int]] = []  # of the names of the entries, in the page
         self.is_usable = self.slots_end <= self.heap <= PAGE_BYTES and self.depth <= COOKIE_BITS
+
+    @property
+    def has_own_prefix(self) -> bool:
+        """Whether the prefix is no longer than the depth."""
+        is_cookie = not self.prefix >> COOKIE_BITS
+        return is_cookie and self.prefix == shared_bits(self.prefix, self.depth)
 
     def check(self, seed: bytes) -> Iterator[Finding]:
         """Yield findings about the page; fill ``entries`` with the live ones."""
@@ -62,7 +69,7 @@ class Leaf:
             return
         if self.ino != self.directory:
             yield self._finding("dir-leaf", f"says that it is of inode {self.ino}")
-        if self.prefix != shared_bits(self.prefix, self.depth) or self.prefix >> COOKIE_BITS:
+        if not self.has_own_prefix:
             yield self._finding("dir-leaf", f"has bits of its prefix beyond its depth {self.depth}")
         if self.reserved:
             yield self._finding("dir-leaf", "has reserved bytes that are not zero")
@@ -90,6 +97,7 @@ class Leaf:
                 continue
             name = self.page[name_offset:end]
             self.entries.append(Entry(cookie, ino, kind, name, self.offset + start))
+            self._spans.append((name_offset, end))
             if b"/" in name or b"\0" in name or name in (b".", b".."):
                 text = f"has the impossible name {show_name(name)}"
                 yield self._finding("dir-name", text, self.offset + start)
@@ -98,7 +106,7 @@ class Leaf:
 
     def _check_space(self) -> Iterator[Finding]:
         """Yield findings if names overlap, or garbage is not what is left of the heap."""
-        spans = sorted(self._name_span(entry) for entry in self.entries)
+        spans = sorted(self._spans)
         if any(low[1] > high[0] for low, high in pairwise(spans)):
             yield self._finding("dir-leaf", "has names that overlap")
         elif len(self.entries) == self.live:
@@ -106,10 +114,6 @@ class Leaf:
             if garbage != self.garbage:
                 text = f"counts {self.garbage} bytes of deleted names, there are {garbage}"
                 yield self._finding("dir-leaf", text)
-
-    def _name_span(self, entry: Entry) -> tuple[int, int]:
-        slot = DIRECTORY_SLOT.unpack(self.page, entry.offset - self.offset)
-        return slot["name_offset"], slot["name_offset"] + len(entry.name)
 
     def _check_cookies(self, seed: bytes) -> Iterator[Finding]:
         cookies: set[int] = set()

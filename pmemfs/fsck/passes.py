@@ -120,7 +120,9 @@ class Checker:
         return lambda done, total: progress(name, done, total)
 
     def _replay(self) -> Iterator[Finding]:
-        self.report.was_closed = self.image.control()["state"] == MountState.CLEAN
+        state = self.image.control()["state"]
+        self.report.was_closed = state == MountState.CLEAN
+        self.report.was_damaged = state == MountState.DAMAGED
         transaction = yield from read_transaction(self.image)
         if transaction is not None:
             replay(self.image, transaction)

@@ -44,13 +44,15 @@ class Report:
     ``counts`` has the number of findings of each check id, those not kept included.
     ``extents`` counts extents by the name of their kind; descriptor extents other than the
     reserve count as returned. ``pages_used`` are the pages owned by files and metadata.
-    ``replayed`` is the sequence number of the transaction that was replayed in memory.
+    ``was_damaged`` tells that the last mount found damage. ``replayed`` is the sequence number
+    of the transaction that was replayed in memory.
     ``subjects`` has those of all findings of each check id, also of findings that are not kept.
     """
 
     name: str
     n_extents: int
     was_closed: bool = True
+    was_damaged: bool = False
     replayed: int | None = None
     replayed_entries: int = 0
     files: int = 0
@@ -93,6 +95,7 @@ class Report:
             "image": os.fsencode(self.name).decode("utf-8", "backslashreplace"),
             "clean": self.is_clean,
             "closed": self.was_closed,
+            "damaged_while_mounted": self.was_damaged,
             "replayed": self.replayed,
             "replayed_entries": self.replayed_entries,
             "files": self.files,

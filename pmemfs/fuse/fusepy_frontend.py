@@ -34,6 +34,8 @@ import fuse
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Inode, Volume
 from pmemfs.fs.inodes import blocks_512
+from pmemfs.fuse.activity import OF_CALLBACK, Activity
+from pmemfs.fuse.attributes import Attributes
 from pmemfs.fuse.callers import is_admin
 from pmemfs.layout.geometry import NAME_MAX, PAGE_BYTES, ROOT_INO
 from pmemfs.reclaim import Reclaimer
@@ -80,13 +82,14 @@ class FusepyFrontend(fuse.FUSE):
         volume: Volume,
         directory: str,
         *,
-        idle_s: float,
+        reclaimer: Reclaimer | None,
         options: dict[str, Any],
         xattrs: bool = True,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._volume = volume
-        self._idle_s = idle_s
+        self._reclaimer = reclaimer
+        self._xattrs = Attributes(volume, reclaimer)
         self._on_ready = on_ready
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -94,6 +97,7 @@ class FusepyFrontend(fuse.FUSE):
         self._hidden: dict[bytes, int] = {}
         self._hidden_limit = _HIDDEN_LIMIT
         self._calls = 0
+        self._served: dict[str, int] = {}
         self._hidden_last: tuple[int, bytes, int] | None = None  # the call, the name, the inode
         # files that have had several names and not been opened alone since: see `open`
         self._shared: set[int] = set()
@@ -120,6 +124,7 @@ class FusepyFrontend(fuse.FUSE):
         try:
             with self._lock:
                 self._calls += 1
+                self._served[func.__name__] = self._served.get(func.__name__, 0) + 1
                 return func(*args) or 0
         except OSError as error:
             return -(error.errno or errno.EIO)
@@ -128,12 +133,16 @@ class FusepyFrontend(fuse.FUSE):
             return -errno.EIO
 
     def _run_idle_work(self) -> None:
-        reclaimer = Reclaimer(self._volume, self._idle_s)
+        assert self._reclaimer is not None
+        activity = Activity(self._volume)
         delay = 0.0
         while not self._stop.wait(delay):
             try:
                 with self._lock:
-                    delay = min(reclaimer.step(), 1.0)
+                    delay = min(self._reclaimer.step(), 1.0)
+                    activity.store_if_due(
+                        (OF_CALLBACK.get(name), n) for name, n in self._served.items()
+                    )
             except Exception:
                 log.exception("unexpected error in idle work")
                 delay = 10.0
@@ -159,7 +168,7 @@ class FusepyFrontend(fuse.FUSE):
 
     def init(self, connection: Any) -> None:
         """The kernel is there: start the idle work, tell who waits."""
-        if not self._volume.options.read_only:
+        if self._reclaimer is not None:
             self._timer.start()
         self._on_ready()
 
@@ -389,24 +398,26 @@ class FusepyFrontend(fuse.FUSE):
 
     def getxattr(self, path: bytes, name: bytes, buffer: Any, size: int) -> int:
         """getxattr(2)."""
-        return _reply(self._volume.getxattr(self._inode(path).ino, name), buffer, size)
+        uid, _ = self._caller()
+        return _reply(self._xattrs.get(uid, self._inode(path).ino, name), buffer, size)
 
     def listxattr(self, path: bytes, buffer: Any, size: int) -> int:
         """listxattr(2)."""
-        # the kernel guards each trusted.* attribute, but not the list
         caller = fuse._libfuse.fuse_get_context().contents
         asks = partial(is_admin, caller.uid, caller.pid)
-        names = self._volume.listxattr(self._inode(path).ino, asks)
+        names = self._xattrs.list(self._inode(path).ino, asks)
         return _reply(b"".join(name + b"\0" for name in names), buffer, size)
 
     def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int) -> None:
         """setxattr(2)."""
         data = ctypes.string_at(value, size)
-        self._volume.setxattr(self._inode(path).ino, name, data, flags)
+        uid, _ = self._caller()
+        self._xattrs.set(uid, self._inode(path).ino, name, data, flags)
 
     def removexattr(self, path: bytes, name: bytes) -> None:
         """removexattr(2)."""
-        self._volume.removexattr(self._inode(path).ino, name)
+        uid, _ = self._caller()
+        self._xattrs.remove(uid, self._inode(path).ino, name)
 
 
 def _reply(data: bytes, buffer: Any, size: int) -> int:

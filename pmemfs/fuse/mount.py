@@ -19,6 +19,7 @@ from pmemfs.fuse.mounts import device_of, sync_directory, unmount
 from pmemfs.fuse.native_mount import mount_native
 from pmemfs.fuse.options import MountOptions
 from pmemfs.journal import Replay
+from pmemfs.reclaim import Policy, Reclaimer
 
 log = logging.getLogger("pmemfs")
 
@@ -117,13 +118,19 @@ def serve(
         log.info("%s closed", image)
 
 
+def _reclaimer(volume: Volume, options: MountOptions) -> Reclaimer | None:
+    if options.read_only:
+        return None
+    return Reclaimer(volume, Policy(options.idle_s, options.most_descriptors))
+
+
 def _run_fusepy(
     volume: Volume, directory: str, options: MountOptions, ready: Callable[[], None]
 ) -> None:
     load_fusepy()(
         volume,
         directory,
-        idle_s=options.idle_s,
+        reclaimer=_reclaimer(volume, options),
         options=options.for_libfuse(),
         xattrs=options.xattrs,
         on_ready=ready,
@@ -140,7 +147,7 @@ def _run_native(
         server = NativeFrontend(
             volume,
             fd,
-            idle_s=options.idle_s,
+            reclaimer=_reclaimer(volume, options),
             cache=options.cache or "writeback",
             checked=options.default_permissions,
             xattrs=options.xattrs,

@@ -68,6 +68,20 @@ def find_mount(directory: str) -> Mount | None:
     return found[-1] if found else None
 
 
+def find_directory(path: str) -> str:
+    """Return the directory on which a pmemfs is mounted, of that directory or of its image.
+
+    Raises `PmemfsError` with what to do if there is none.
+    """
+    mount = find_mount(path)
+    if mount is None:
+        image = os.path.realpath(path)
+        mount = next((m for m in reversed(iter_mounts()) if m.image == image), None)
+    if mount is None:
+        raise PmemfsError(errno.EINVAL, f"no pmemfs is mounted on {path}, nor from it")
+    return mount.directory
+
+
 def _real_path(directory: str) -> str:
     """Resolve a path without asking the last component, whose daemon may be dead."""
     path = os.path.abspath(directory)

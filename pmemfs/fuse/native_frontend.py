@@ -47,6 +47,8 @@ from collections.abc import Callable
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Inode, Volume, acl
 from pmemfs.fuse import protocol as p
+from pmemfs.fuse.activity import OF_OPCODE, Activity
+from pmemfs.fuse.attributes import Attributes
 from pmemfs.fuse.callers import is_admin
 from pmemfs.fuse.native_mount import max_request_bytes
 from pmemfs.fuse.protocol import InitFlag, Opcode, OpenFlag, SetattrFlag
@@ -60,6 +62,7 @@ _NOT_LOOKED_UP = (0,) * 22
 _VALID_S = 24 * 3600
 _NS = 10**9
 _POLL_MOST_S = 1.0
+_OPCODES = 64
 _STEP_EVERY = 256  # requests between two looks at the clock while they never stop coming
 SPIN_S = 50e-6
 _SEEK_DATA = 3
@@ -119,7 +122,7 @@ class NativeFrontend:
         volume: Volume,
         fd: int,
         *,
-        idle_s: float,
+        reclaimer: Reclaimer | None,
         cache: str = "writeback",
         checked: bool = True,
         xattrs: bool = True,
@@ -138,7 +141,8 @@ class NativeFrontend:
         self._max_bytes = max_request_bytes()
         self._buffer = bytearray(self._max_bytes + PAGE_BYTES)
         self._view = memoryview(self._buffer)
-        self._reclaimer = None if volume.options.read_only else Reclaimer(volume, idle_s)
+        self._reclaimer = reclaimer
+        self._xattrs = Attributes(volume, reclaimer)
         self._next_step = 0.0
         self._done = False
         self._refused: dict[int, int] = {}  # inode: errno of a cached write, to be told the writer
@@ -148,7 +152,8 @@ class NativeFrontend:
         self._failed_syncs: queue.SimpleQueue[tuple[int, PmemfsError]] = queue.SimpleQueue()
         self._syncer = threading.Thread(target=self._run_syncs, name="fdatasync", daemon=True)
         self._handlers = self._make_handlers(xattrs)
-        self.requests = 0
+        self._activity = Activity(volume)
+        self._served = [0] * _OPCODES
 
     def _make_handlers(self, xattrs: bool) -> dict[int, Handler]:
         handlers: dict[int, Handler] = {
@@ -297,6 +302,9 @@ class NativeFrontend:
         if now >= self._next_step:
             try:
                 delay = min(self._reclaimer.step(), _POLL_MOST_S)
+                self._activity.store_if_due(
+                    (OF_OPCODE.get(opcode), n) for opcode, n in enumerate(self._served) if n
+                )
             except Exception:
                 log.exception("unexpected error in idle work")
                 delay = _POLL_MOST_S
@@ -311,6 +319,7 @@ class NativeFrontend:
         if handler is None:
             self._send_error(unique, errno.ENOSYS)
             return
+        self._served[opcode] += 1
         try:
             reply = handler(nodeid, uid, gid, self._view[_HEADER_BYTES:length])
         except OSError as error:
@@ -753,12 +762,11 @@ class NativeFrontend:
     def _getxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         (size, _) = p.GETXATTR_IN.struct.unpack_from(body)
         name = bytes(body[p.GETXATTR_IN.size_bytes : -1])
-        return _sized(self._volume.getxattr(nodeid, name), size)
+        return _sized(self._xattrs.get(uid, nodeid, name), size)
 
     def _listxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
         (size, _) = p.GETXATTR_IN.struct.unpack_from(body)
-        # the kernel guards each trusted.* attribute, but not the list
-        names = self._volume.listxattr(nodeid, lambda: is_admin(uid, *_unpack_pid(self._buffer)))
+        names = self._xattrs.list(nodeid, lambda: is_admin(uid, *_unpack_pid(self._buffer)))
         return _sized(b"".join(name + b"\0" for name in names), size)
 
     def _setxattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
@@ -766,13 +774,13 @@ class NativeFrontend:
         rest = bytes(body[p.SETXATTR_IN.size_bytes :])
         name, _, value = rest.partition(b"\0")
         drop = bool(more & p.SETXATTR_ACL_KILL_SGID)
-        self._volume.setxattr(nodeid, name, value[:size], flags, drop_set_gid=drop)
+        self._xattrs.set(uid, nodeid, name, value[:size], flags, drop_set_gid=drop)
         if name in acl.NAMES and not self._checked:  # it may have changed the mode
             self._stale.add(nodeid)
         return b""
 
     def _removexattr(self, nodeid: int, uid: int, gid: int, body: memoryview) -> Reply:
-        self._volume.removexattr(nodeid, bytes(body[:-1]))
+        self._xattrs.remove(uid, nodeid, bytes(body[:-1]))
         return b""
 
 

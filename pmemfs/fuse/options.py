@@ -9,15 +9,17 @@ from typing import Any
 
 from pmemfs.errors import PmemfsError
 from pmemfs.fs.damage import ERRORS, Errors
-from pmemfs.layout.geometry import PAGES_PER_EXTENT
+from pmemfs.fs.placement import DEFAULT_THRESHOLD_PAGES, threshold_pages
 from pmemfs.layout.records import Persist
 
 HELP = """\
 ro, rw                 read-only: writes nothing, not even the journal's replay; or not
 idle=SECONDS           give page descriptors back after this time (30)
+descriptors=NUMBER     keep at most so many page descriptors, 512 for each split extent; above
+                       that the coldest go first
 noatime, relatime      do not keep access times (default), or as relatime does
 promote=PERCENT        a 2 MiB piece of a file becomes a whole extent when this much of it is
-                       populated (50)
+                       populated (56)
 cache=MODE             writeback, writethrough or none: what the kernel keeps of file data
                        (native: writeback; fusepy: writethrough, or none)
 errors=ACTION          on damage found while mounted: remount-ro (default), so that changes are
@@ -65,8 +67,9 @@ class MountOptions:
     subtype: str = SUBTYPE
     read_only: bool = False
     idle_s: float = 30.0
+    most_descriptors: int | None = None
     relatime: bool = False
-    threshold_pages: int = PAGES_PER_EXTENT // 2
+    threshold_pages: int = DEFAULT_THRESHOLD_PAGES
     xattrs: bool = True
     cache: str | None = None
     persist: Persist = Persist.CACHE
@@ -140,9 +143,10 @@ def _apply(options: MountOptions, name: str, value: str | None) -> None:
         options.relatime = name == "relatime"
     elif name == "idle":
         options.idle_s = _number(name, value, 0, 10**6)
+    elif name == "descriptors":
+        options.most_descriptors = int(_number(name, value, 0, 2**40))
     elif name == "promote":
-        percent = _number(name, value, 1, 100)
-        options.threshold_pages = max(1, round(percent * PAGES_PER_EXTENT / 100))
+        options.threshold_pages = threshold_pages(_number(name, value, 1, 100))
     elif name == "cache":
         if value not in CACHE_MODES:
             raise PmemfsError(errno.EINVAL, f"cache is one of {', '.join(CACHE_MODES)}")

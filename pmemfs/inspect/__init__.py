@@ -13,14 +13,17 @@ from pmemfs.inspect.extents import extents
 from pmemfs.inspect.file import file
 from pmemfs.inspect.free import free
 from pmemfs.inspect.journal import journal
+from pmemfs.inspect.map import device_map
 from pmemfs.inspect.page import page
 from pmemfs.inspect.reader import Reader
 from pmemfs.inspect.superblock import superblock
 from pmemfs.inspect.usage import usage
+from pmemfs.inspect.wear import wear
 
 __all__ = [
     "Reader",
     "collect",
+    "device_map",
     "extent",
     "extents",
     "file",
@@ -29,4 +32,5 @@ __all__ = [
     "page",
     "superblock",
     "usage",
+    "wear",
 ]

@@ -85,6 +85,27 @@ class Persist(IntEnum):
     DISK = 1
 
 
+class RequestKind(IntEnum):
+    """What a front end is asked for, in the order of ``Activity.requests``."""
+
+    LOOKUP = 0
+    GETATTR = 1
+    SETATTR = 2
+    READ = 3
+    WRITE = 4
+    CREATE = 5
+    REMOVE = 6
+    RENAME = 7
+    LINK = 8
+    READDIR = 9
+    XATTR = 10
+    SYNC = 11
+    SPACE = 12
+    STATFS = 13
+    FORGET = 14
+    OTHER = 15
+
+
 class EntryKind(IntEnum):
     """What a journal entry redoes."""
 
@@ -151,6 +172,26 @@ CONTROL = Record(
         Field("orphan_first", "u64", "first inode of the orphan list, 0 when empty"),
         Field("reserved3", "bytes:56", "zero", "once"),
         Field("reserved4", "bytes:256", "zero", "once"),
+    ],
+)
+
+ACTIVITY = Record(
+    "Activity",
+    256,
+    "page 2: what the daemon has done since its mount, for who looks on. Stored whole, at most "
+    "once per second, never fenced; believed only while the daemon lives.",
+    [
+        Field("generation", "u64", "mount generation that counts", "transient"),
+        Field("stored_ns", "i64", "when this was stored, ns since 1970", "transient"),
+        Field("splits", "u64", "extents split", "transient"),
+        Field("unsplits", "u64", "split tables given back", "transient"),
+        Field("stolen", "u64", "of these, because nothing was free for another", "transient"),
+        Field("stores", "u64", "stores to the device", "transient"),
+        Field("bytes_stored", "u64", "bytes of these", "transient"),
+        Field("lines_flushed", "u64", "lines of 64 bytes flushed", "transient"),
+        Field("fences", "u64", "fences", "transient"),
+        Field("reserved", "bytes:56", "zero", "transient"),
+        Field("requests", "u64", "requests served, by RequestKind", "transient", count=16),
     ],
 )
 
@@ -310,6 +351,7 @@ XATTR_ENTRY = Record(
 RECORDS = (
     SUPERBLOCK,
     CONTROL,
+    ACTIVITY,
     JOURNAL_HEADER,
     JOURNAL_ENTRY,
     HEAD,

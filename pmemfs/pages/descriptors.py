@@ -14,19 +14,28 @@ is warned by the sequence word around split and unsplit.
 * A split never fails: when no slot and no extent is left, the coldest table of another extent is
   taken. One that was used again after its first second gets a second chance.
 
+``flag_column`` and ``access_column`` say for each extent what the transient half of its head does:
+``(n_extents,)`` arrays that the idle policy plans over. The operating system allocates of them
+only what is used.
+
+Coming back is counted: a split of an extent that this mount has split before is a re-split, and
+``resplit_stores`` are the stores that such splits made (5 each: the sequence word twice, the
+table, the head, and one more for a table in an extent just taken).
+
 Invariant 2: the flag with the current generation is set in a head exactly while ``_tables`` has
 the extent. Heads of whole extents carry access and wear only.
 """
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections import OrderedDict
 
 import numpy as np
 
 from pmemfs.device import MappedDevice
-from pmemfs.errors import InvariantError
+from pmemfs.errors import InvariantError, PmemfsError
 from pmemfs.journal import Journal, SequenceWord
 from pmemfs.layout.geometry import (
     EXTENT_PAGE_SHIFT,
@@ -42,16 +51,20 @@ from pmemfs.layout.records import PageFlag
 from pmemfs.pages.clock import Clock
 from pmemfs.pages.extents import ExtentPool
 from pmemfs.pages.tables import TableSlots
+from pmemfs.pages.trace import AccessFlag, AccessLog
 
 LINES_PER_PAGE = PAGE_BYTES // 64
 _DESCRIPTOR_SHIFT = 6
 _DESCRIPTOR_WORDS = PAGE_DESCRIPTOR_BYTES // 8
 _SLOT_MASK = PAGES_PER_EXTENT - 1
 _WHOLE_CACHE = 1024
+_RECORDED = ("touch", "touch_whole", "forget", "forget_extent")
 
 _SPLIT = int(PageFlag.SPLIT)
 _REFERENCED = int(PageFlag.REFERENCED)
 _DIRTY = int(PageFlag.DIRTY)
+
+_CAME_BACK = 0x80  # in the column only: was split in this mount and is not now
 
 _TRANSIENT = struct.Struct("<QQQQ")
 _THREE_WORDS = struct.Struct("<QQQ")
@@ -89,13 +102,65 @@ class SplitTables:
         self._slots = TableSlots(pool, journal, generation)
         self._tables: OrderedDict[int, SplitTable] = OrderedDict()
         self._whole: OrderedDict[int, list[int]] = OrderedDict()  # extent: [access_s, lines]
+        self.trace: AccessLog | None = None
+        n = pool.geometry.n_extents
+        self.flag_column = np.zeros(n, np.uint8)
+        self.access_column = np.zeros(n, np.uint64)
+        self._flags = self.flag_column.data
+        self._access_s = self.access_column.data
         self.splits = 0
+        self.resplits = 0
+        self.resplit_stores = 0
         self.unsplits = 0
         self.stolen = 0
 
     def begin(self) -> None:
         """Begin to split; the mount generation is published."""
         self._slots.begin()
+
+    # -- recording ---------------------------------------------------------------------------
+
+    def start_trace(self) -> AccessLog:
+        """Record every access from here on, until `stop_trace`; EBUSY if somebody records.
+
+        The recording methods take the place of the others while they are wanted, so that an
+        access costs nothing more when nobody records.
+        """
+        if self.trace is not None:
+            raise PmemfsError(errno.EBUSY, "somebody else records the accesses of this mount")
+        self.trace = AccessLog(self._clock.now_s())
+        for method in _RECORDED:
+            setattr(self, method, getattr(self, f"_traced_{method}"))
+        return self.trace
+
+    def stop_trace(self) -> None:
+        """Record no more."""
+        if self.trace is not None:
+            self.trace = None
+            for method in _RECORDED:
+                delattr(self, method)
+
+    def _log(self, pfn: int, count: int, flags: int, lines: int) -> None:
+        assert self.trace is not None
+        if not self.trace.add(self._clock.now_s(), pfn, count, flags, lines):
+            self.stop_trace()
+
+    def _traced_touch(self, pfn: int, count: int, flags: int = 0, lines: int = 0) -> None:
+        written = AccessFlag.WRITE if flags or lines else 0
+        self._log(pfn, count, written | (AccessFlag.DIRTY if flags & _DIRTY else 0), lines)
+        SplitTables.touch(self, pfn, count, flags, lines)
+
+    def _traced_touch_whole(self, pfn: int, count: int, lines: int = 0) -> None:
+        self._log(pfn, count, AccessFlag.WHOLE | (AccessFlag.WRITE if lines else 0), lines)
+        SplitTables.touch_whole(self, pfn, count, lines)
+
+    def _traced_forget(self, pfn: int, count: int) -> None:
+        self._log(pfn, count, AccessFlag.FREED, 0)
+        SplitTables.forget(self, pfn, count)
+
+    def _traced_forget_extent(self, extent: int) -> None:
+        self._log(extent_to_pfn(extent), PAGES_PER_EXTENT, AccessFlag.FREED, 0)
+        SplitTables.forget_extent(self, extent)
 
     # -- access ------------------------------------------------------------------------------
 
@@ -158,8 +223,12 @@ class SplitTables:
         if not np.array_equal(before, after):
             self._device.store(start, after.data.cast("B"))
 
-    def touch_whole(self, extent: int, lines: int) -> None:
-        """Note an access to a whole extent: access stamp and wear, once per second."""
+    def touch_whole(self, pfn: int, count: int, lines: int = 0) -> None:
+        """Note an access to pages of a whole extent: access stamp and wear, once per second.
+
+        ``lines`` is how many lines of all these pages together were flushed.
+        """
+        extent = pfn >> EXTENT_PAGE_SHIFT
         now = self._clock.now_s()
         entry = self._whole.get(extent)
         if entry is None:
@@ -187,10 +256,20 @@ class SplitTables:
         entry = self._whole.pop(extent, None)
         if entry is not None and entry[1]:
             self._store_transient(extent, 0, entry[0], entry[1])
+        self._flags[extent] = 0
 
     # -- split and unsplit -------------------------------------------------------------------
 
     def _split(self, extent: int, now: int) -> SplitTable:
+        came_back = self._flags[extent] & _CAME_BACK
+        stores = self._device.counters.stores
+        table = self._make_table(extent, now)
+        if came_back:
+            self.resplits += 1
+            self.resplit_stores += self._device.counters.stores - stores
+        return table
+
+    def _make_table(self, extent: int, now: int) -> SplitTable:
         offset = self._slots.allocate()
         if offset is None:
             self._steal(extent)
@@ -210,18 +289,22 @@ class SplitTables:
     def _steal(self, but_not: int) -> None:
         """Unsplit the coldest extent; those used again get one second chance each."""
         for extent in list(self._tables):
-            table = self._tables[extent]
             if extent == but_not:
                 continue
-            if table.referenced:
-                table.referenced = False
-                self._tables.move_to_end(extent)
-                continue
-            break
+            if not self._tables[extent].referenced:
+                break
+            self.spare(extent)
         else:
             extent = next(e for e in self._tables if e != but_not)
         self.stolen += 1
         self.unsplit(extent)
+
+    def spare(self, extent: int) -> None:
+        """Give a split extent its second chance: clear REFERENCED, and let all others go first."""
+        table = self._tables[extent]
+        table.referenced = False
+        self._tables.move_to_end(extent)
+        self._store_head(extent, table)
 
     def unsplit(self, extent: int) -> None:
         """Flush and fence dirty pages, fold wear into the head, give the table back."""
@@ -260,6 +343,12 @@ class SplitTables:
         for extent in self._tables:
             self.flush_dirty(extent)
 
+    def note_copy(self, extent: int, lines: int) -> None:
+        """Add lines flushed by a move to the wear of an extent: no access, so nothing splits."""
+        start = self._geometry.head_offset(extent) + HEAD_DURABLE_BYTES + 24
+        wear = self._device.words[start >> 3] + lines
+        self._device.store(start, wear.to_bytes(8, "little"))
+
     def is_dirty(self, extent: int) -> bool:
         """Whether a split extent has pages stored since they were last flushed."""
         table = self._tables.get(extent)
@@ -271,6 +360,10 @@ class SplitTables:
     def split_extents(self) -> int:
         """How many extents are split now."""
         return len(self._tables)
+
+    def is_split(self, extent: int) -> bool:
+        """Whether an extent is split now."""
+        return extent in self._tables
 
     def coldest(self) -> tuple[int, int] | None:
         """Return ``(extent, last access in s)`` of the least recently used split extent."""
@@ -303,4 +396,7 @@ class SplitTables:
     def _store_transient(self, extent: int, table: int, access_s: int, more_wear: int) -> None:
         start = self._geometry.head_offset(extent) + HEAD_DURABLE_BYTES
         wear = self._device.words[(start >> 3) + 3] + more_wear
+        self._access_s[extent] = access_s
+        was_split = self._flags[extent] & (_SPLIT | _CAME_BACK)
+        self._flags[extent] = table & 0xFF or (_CAME_BACK if was_split else 0)
         self._device.store(start, _TRANSIENT.pack(self._generation, table, access_s, wear))

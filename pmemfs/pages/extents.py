@@ -89,6 +89,7 @@ class ExtentPool:
         self._open_columns = {kind: np.zeros(n, np.uint16) for kind in _PAGED}
         self._open_counts = dict.fromkeys(_PAGED, 0)
         self._arena_owned: set[int] = set()
+        self._group_column = np.zeros(n, np.uint8)  # of arenas; a hint of this mount only
         self._suspects: set[int] = set()  # FREE on the device, but may not read as zeros
         self.counts = [0] * len(Kind)
         self.free_small_pages = 0
@@ -209,6 +210,28 @@ class ExtentPool:
         return words[head] == _WHOLE | owner << 32 and words[head + 1] & INO_MASK == index
 
     @property
+    def frontier(self) -> int:
+        """The first extent from which on all are free and have never been anything else."""
+        return self._frontier
+
+    @property
+    def kind_column(self) -> np.ndarray:
+        """The kinds, ``(n_extents,) uint8``; for reading only."""
+        return self._kind_column
+
+    @property
+    def used_column(self) -> np.ndarray:
+        """The pages (or inodes) used, ``(n_extents,) uint16``; for reading only."""
+        return self._used_column
+
+    def open_column(self, kind: Kind) -> np.ndarray:
+        """Pages used, plus 1, of extents anyone may allocate from, else 0: ``(n_extents,) uint16``.
+
+        For reading only.
+        """
+        return self._open_columns[kind]
+
+    @property
     def free_extents(self) -> int:
         """How many extents can be taken, the returned ones included."""
         return self.counts[Kind.FREE] + self.counts[Kind.RETURNED]
@@ -322,15 +345,34 @@ class ExtentPool:
 
     # -- extents that pages are allocated from -----------------------------------------------
 
-    def fullest_open(self, kind: Kind) -> int | None:
-        """Return the fullest extent of that kind with a free page that no arena owns."""
+    def fullest_open(self, kind: Kind, group: int = 0, pages: int = 1) -> int | None:
+        """Return the fullest extent of that kind with so many free pages that no arena owns.
+
+        One that an arena of this group owned last, if there is one, else any.
+        """
         if not self._open_counts[kind]:
             return None
-        return int(self._open_columns[kind][: self._frontier].argmax())
+        column = self._open_columns[kind][: self._frontier]
+        if pages > 1:
+            column = column * (column <= PAGES_PER_EXTENT - pages)
+        if group:
+            mine = column * (self._group_column[: self._frontier] == group)
+            extent = int(mine.argmax())
+            if mine[extent]:
+                return extent
+        extent = int(column.argmax())
+        return extent if column[extent] else None
 
-    def own(self, extent: int) -> None:
+    @property
+    def has_many_holes(self) -> bool:
+        """Whether more than 1/40 of the free pages lie in small extents."""
+        return self.free_small_pages * 40 > self.free_pages
+
+    def own(self, extent: int, group: int = 0) -> None:
         """Keep an extent for one arena: nobody else finds it, and it stays when empty."""
         self._arena_owned.add(extent)
+        if group:
+            self._group_column[extent] = group
         self._set(extent, self._kinds[extent], self._used[extent])
 
     def disown(self, extent: int) -> None:

@@ -3,6 +3,9 @@
 The reserve extent is there from mkfs on, so there is always room for 64 tables. More extents are
 taken while they are free and go back when no table of them is in use. Which slot is used is known
 in memory only: after a restart no table is believed.
+
+Slots are taken in turn, not the lowest first: tables are what is written most, so the next split
+goes where none has been for longest.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ class TableSlots:
         self._generation = generation
         self._reserve = pool.geometry.reserve_extent
         self._free = {self._reserve: _ALL_FREE}
+        self._turn = 0
 
     def begin(self) -> None:
         """Mark the reserve as of this mount, once its generation is published."""
@@ -64,9 +68,12 @@ class TableSlots:
         self._pool.device.store(offset, self._generation.to_bytes(8, "little"))
 
     def _take_slot(self, extent: int, free: int) -> int:
-        lowest = free & -free
-        self._free[extent] = free ^ lowest
-        return extent_to_offset(extent) + (lowest.bit_length() - 1) * SPLIT_TABLE_BYTES
+        ahead = free >> self._turn << self._turn
+        bit = (ahead or free) & -(ahead or free)
+        self._free[extent] = free ^ bit
+        slot = bit.bit_length() - 1
+        self._turn = (slot + 1) % SPLIT_TABLES_PER_EXTENT
+        return extent_to_offset(extent) + slot * SPLIT_TABLE_BYTES
 
     def release(self, table_offset: int) -> None:
         """Give a slot back, and its extent when it was the last one in use. Allocates nothing."""

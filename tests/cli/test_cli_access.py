@@ -28,7 +28,7 @@ NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 # what is needed is imported first: the interpreter may lie where only root can read
 PROGRAM = """
-import difflib, encodings.ascii, json, os, sys
+import difflib, encodings.ascii, json, numpy.ma, os, sys
 import pmemfs.cli.fsck, pmemfs.cli.inspect
 from click.testing import CliRunner
 from pmemfs.cli import main

@@ -193,6 +193,7 @@ def test_a_dead_mount_in_the_way(own_mount: Mounted) -> None:
         ("cache=maybe", "cache"),
         ("persist=tape", "persist is one of cache, disk"),
         ("attr_timeout=x", "attr_timeout"),
+        ("descriptors=few", "descriptors"),
         ("noatime,ro,big_writes", "'big_writes'"),
         ("subtype=", "subtype"),
         ("fsname", "fsname"),
@@ -204,7 +205,14 @@ def test_wrong_options(option: str, part: str, image: Path) -> None:
 
 def test_all_options_together(image: Path) -> None:
     options = "rw,idle=2.5,relatime,promote=25,cache=none,noxattr,attr_timeout=0,allow_other"
-    mount(image, "-o", options, "-o", "default_permissions,noatime,nosuid,nodev,noexec", check=True)
+    mount(
+        image,
+        "-o",
+        f"{options},descriptors=1024",
+        "-o",
+        "default_permissions,noatime,nosuid,nodev,noexec",
+        check=True,
+    )
     try:
         (line,) = [x for x in Path("/proc/mounts").read_text().splitlines() if str(image) in x]
         for flag in (

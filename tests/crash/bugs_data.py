@@ -34,6 +34,12 @@ def promotion_not_flushed(events: Events) -> Events:
     return without(events, "data", "flush", only=0)
 
 
+@rewrites("demote", "move-out")
+def moved_data_not_flushed(events: Events) -> Events:
+    """A move is committed before its copy is durable."""
+    return without(events, "data", "flush")
+
+
 @rewrites("xattr-first")
 def fresh_page_not_flushed(events: Events) -> Events:
     return without(events, "data", "flush")
@@ -135,4 +141,4 @@ def free_data_not_suspected() -> AbstractContextManager[Any]:
 
 @patches("unlink-small")
 def pages_not_freed() -> AbstractContextManager[Any]:
-    return patched(Files, "_free_runs", lambda self, tx, inode, runs: None)
+    return patched(Files, "free_runs", lambda self, tx, inode, runs: None)

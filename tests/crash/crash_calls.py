@@ -14,7 +14,7 @@ from crash_case import Case
 from crash_tree import MODELS, FileModel
 
 from pmemfs.fs.volume import Volume
-from pmemfs.reclaim import Reclaimer
+from pmemfs.reclaim import Policy, Reclaimer
 
 PIECE = 2 << 20
 FILE = stat.S_IFREG | 0o644
@@ -221,13 +221,17 @@ def discard(volume: Volume) -> None:
 
 def retire(volume: Volume) -> None:
     """Let the arenas look for free pages anew, as after a mount: freed ones are used again."""
-    volume.data_arena.retire()
+    volume.data_arenas.retire()
     volume.metadata_arena.retire()
 
 
 def idle(volume: Volume) -> None:
-    """Let the reclaimer take one step, long after the last request."""
-    Reclaimer(volume, 0.0, itertools.count(_FAR_S, 100).__next__).step()
+    """Let the reclaimer take steps until one changes the device, long after the last request."""
+    counters = volume.device.counters
+    reclaimer = Reclaimer(volume, Policy(0.0), itertools.count(_FAR_S, 100).__next__)
+    before = counters.stores + counters.discards
+    while counters.stores + counters.discards == before and not reclaimer.step():
+        pass
 
 
 def pattern(letter: bytes, size: int) -> bytes:

@@ -30,7 +30,7 @@ from crash_tree import observe
 
 from pmemfs.device import CrashStates, MappedDevice, SparseImage
 from pmemfs.errors import DamagedImageError
-from pmemfs.fs import format as mkfs
+from pmemfs.fs.format import format_image
 from pmemfs.fs.volume import Volume
 from pmemfs.fsck import check
 from pmemfs.image import Image
@@ -84,9 +84,8 @@ def test_image(name: str, oracle: Oracle) -> None:
 
 def test_mkfs_leaves_no_image_or_a_whole_one() -> None:
     def make(device_class: type[MappedDevice]) -> None:
-        with materialised(SparseImage(SIZE)) as path, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(mkfs, "MappedDevice", device_class)
-            mkfs.format_image(path, SIZE, force=True)
+        with materialised(SparseImage(SIZE)) as path:
+            format_image(path, SIZE, force=True, device_class=device_class)
 
     refused = whole = 0
     for state in CrashStates(SparseImage(SIZE), events_of(make), exhaustive_limit=512):

@@ -142,6 +142,24 @@ def test_iter_data_skips_holes_and_is_cut_to_the_range(device: MappedDevice) -> 
     assert list(device.iter_data(2 * UNIT, 3 * UNIT)) == []
 
 
+def test_a_page_is_asked_about_without_seeking_the_next_hole(
+    device: MappedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That looks at all pages of a tmpfs up to it: a million pages, a million times."""
+    device.store(0, bytes(2 * UNIT))
+    asked: list[int] = []
+    seek = os.lseek
+
+    def counted(fd: int, position: int, how: int) -> int:
+        asked.append(how)
+        return seek(fd, position, how)
+
+    monkeypatch.setattr(os, "lseek", counted)
+    for start, stop in [(0, 4096), (8192, 12288), (UNIT + 100, UNIT + 200)]:
+        assert list(device.iter_data(start, stop)) == [(start, stop)]
+    assert asked == [os.SEEK_DATA] * 3
+
+
 def test_holes_of_a_tmpfs_are_read_as_zeros_and_take_no_space(fd: int) -> None:
     """A memory file is one of a tmpfs, where a read of a hole through the mapping takes space."""
     for private in (False, True):

@@ -13,7 +13,7 @@ from typing import Any
 from pmemfs.device import MappedDevice
 from pmemfs.errors import no_space
 from pmemfs.fs import Volume
-from pmemfs.layout.geometry import EXTENT_BYTES
+from pmemfs.layout.geometry import EXTENT_BYTES, ROOT_INO
 
 
 class Allocations:
@@ -82,8 +82,9 @@ def count_allocations(volume: Volume) -> Allocations:
 
     pool: Any = volume.pool
     pool.take = asking("extent", pool.take)
-    for name in ("data_arena", "metadata_arena"):
-        arena: Any = getattr(volume, name)
+    data = volume.data_arenas.of(volume.inode(ROOT_INO), 1)
+    arenas: list[Any] = [data, volume.moves.holes, volume.metadata_arena]
+    for arena in arenas:
         arena.allocate = asking("pages", arena.allocate)
         arena._refill = asking("extent of an arena", arena._refill)
     return allocations

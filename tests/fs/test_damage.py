@@ -15,7 +15,8 @@ from pmemfs.errors import DamagedImageError, HostError, InvariantError, PmemfsEr
 from pmemfs.fs import Options, Volume
 from pmemfs.fs.volume import ROOT_INO
 from pmemfs.layout.records import MountState, Persist
-from pmemfs.reclaim import Reclaimer
+from pmemfs.pages import Arena
+from pmemfs.reclaim import Policy, Reclaimer
 
 PAGE = 4096
 
@@ -140,7 +141,7 @@ def test_holds_and_idle_work_after_damage(volume: Volume) -> None:
     ino = volume.lookup(ROOT_INO, b"kept").ino
     volume.hold(ino)
     volume.unlink(ROOT_INO, b"kept")
-    reclaimer = Reclaimer(volume, 0.0, now_s=lambda: 4e9)
+    reclaimer = Reclaimer(volume, Policy(0.0), now_s=lambda: 4e9)
     meet(volume)
     stores = volume.device.counters.stores
     volume.release(ino)
@@ -157,7 +158,7 @@ def test_damage_met_by_idle_work(
     ino = volume.lookup(ROOT_INO, b"kept").ino
     volume.read(ino, 0, 1)
     monkeypatch.setattr(volume.tables, "unsplit", broken)
-    assert Reclaimer(volume, 0.0, now_s=lambda: 4e9).step() > 1
+    assert Reclaimer(volume, Policy(0.0), now_s=lambda: 4e9).step() > 1
     assert volume.is_read_only
     assert "2: a test says so" in reasons(caplog)[0]
 
@@ -170,7 +171,7 @@ def test_a_broken_invariant(
 
     volume = bed.make()
     ino = volume.create(ROOT_INO, b"f", REGULAR).ino
-    monkeypatch.setattr(volume.data_arena, "allocate", broken)
+    monkeypatch.setattr(Arena, "allocate", broken)
     with pytest.raises(InvariantError):
         volume.write(ino, 0, b"x")
     with pytest.raises(PmemfsError, match="damage was found"):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,8 +187,8 @@ def template(
 ) -> Iterator[Template]:
     """A volume: roomy; tight, where all that needs a page needs an extent; or full to the page."""
     shm = Path("/dev/shm")
-    folder = Path(tmp_path_factory.mktemp("failing"))
-    folder = Path(shutil.move(folder, shm / folder.name)) if shm.is_dir() else folder
+    shared = tempfile.mkdtemp(prefix="pmemfs-failing-", dir=shm) if shm.is_dir() else None
+    folder = Path(shared or tmp_path_factory.mktemp("failing"))
     try:
         bed = VolumeBed(folder, ManualClock(), keep_dir=folder)
         volume = bed.make()

@@ -9,13 +9,14 @@ from volumes import REGULAR, ManualClock, VolumeBed, idle, validate_empty, valid
 
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Volume
+from pmemfs.fs.placement import DEFAULT_THRESHOLD_PAGES
 from pmemfs.fs.volume import ROOT_INO
-from pmemfs.layout.geometry import EXTENT_BYTES, MAX_FILE_BYTES, PAGE_BYTES, PAGES_PER_EXTENT
+from pmemfs.layout.geometry import EXTENT_BYTES, MAX_FILE_BYTES, PAGE_BYTES
 from pmemfs.layout.records import Kind, MapKind
 from pmemfs.units import GIB, MIB, TIB
 
 KEEP_SIZE, PUNCH, ZERO = 1, 3, 16
-THRESHOLD = PAGES_PER_EXTENT // 2
+THRESHOLD = DEFAULT_THRESHOLD_PAGES
 
 
 @pytest.fixture
@@ -255,12 +256,12 @@ def test_a_piece_is_promoted_at_the_threshold(volume: Volume, ino: int) -> None:
 def test_promotion_of_fragments_in_a_tree(volume: Volume, ino: int) -> None:
     other = volume.create(ROOT_INO, b"other", REGULAR).ino
     for number in range(THRESHOLD):
-        volume.write(ino, number * 2 * PAGE_BYTES, b"%04d" % number)
+        volume.write(ino, number * 7 // 4 * PAGE_BYTES, b"%04d" % number)
         volume.write(other, number * PAGE_BYTES * 512, b"other")
     assert volume.inode(ino).pages == 512
     assert volume.inode(other).map_kind == MapKind.TREE
     for number in range(THRESHOLD):
-        assert read(volume, ino, number * 2 * PAGE_BYTES, 4) == b"%04d" % number
+        assert read(volume, ino, number * 7 // 4 * PAGE_BYTES, 4) == b"%04d" % number
     validate_volume(volume)
 
 

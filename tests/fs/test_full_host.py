@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_host import NEEDS_TMPFS, SmallHost, small_host
 from test_full_device import (
@@ -32,7 +33,7 @@ from pmemfs.device import MappedDevice
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Options, Volume
 from pmemfs.fs.volume import ROOT_INO
-from pmemfs.layout.records import Persist
+from pmemfs.layout.records import Kind, Persist
 from pmemfs.units import MIB
 
 pytestmark = [NEEDS_TMPFS, pytest.mark.parametrize("persist", list(Persist))]
@@ -226,6 +227,35 @@ def test_reading_a_sparse_copy(host: SmallHost, persist: Persist) -> None:
         os.unlink(volume.image.name)
         volume = open_again(copy, persist)
         host.fill()
+        assert content(volume) == before
+        volume.close()
+        validate_image(copy)
+
+    in_a_process(run)
+
+
+def test_moving_pages_of_a_sparse_copy(host: SmallHost, persist: Persist) -> None:
+    """Compaction reads holes, too; without space for them the pages stay where they are."""
+
+    def run() -> None:
+        volume = new(host, persist)
+        for number in range(600):
+            ino = volume.create(ROOT_INO, b"%d" % number, REGULAR).ino
+            volume.write(ino, 0, bytes(8192))
+        for number in range(0, 600, 2):
+            volume.unlink(ROOT_INO, b"%d" % number)
+        before = content(volume)
+        volume.close()
+        copy = host.folder / "copy.img"
+        subprocess.run(["cp", "--sparse=always", volume.image.name, copy], check=True)
+        os.unlink(volume.image.name)
+        volume = open_again(copy, persist)
+        host.fill()
+        assert volume.moves is not None
+        small = np.flatnonzero(volume.pool.open_column(Kind.SMALL)).tolist()
+        assert len(small) > 1
+        for extent in small:
+            volume.moves.move_out(extent)
         assert content(volume) == before
         volume.close()
         validate_image(copy)

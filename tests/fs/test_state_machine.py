@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import model as m
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -42,6 +43,7 @@ from volumes import (
 from pmemfs.fs import Options, Volume
 from pmemfs.fs.volume import ROOT_INO
 from pmemfs.layout.geometry import EXTENT_BYTES, MAX_FILE_BYTES, PAGE_BYTES
+from pmemfs.layout.records import Kind
 
 KEEP_SIZE, PUNCH, ZERO = 1, 3, 16
 FSCK_EVERY = 8
@@ -461,6 +463,22 @@ class VolumeMachine(RuleBasedStateMachine):
         elif what == "all":
             idle(volume)
 
+    @rule(n=numbers, f=numbers, what=st.sampled_from(["move out", "demote", "promote", "settle"]))
+    def move(self, n: int, f: int, what: str) -> None:
+        """What the reclaimer may do between any two requests; nothing of it is seen."""
+        volume, node = self.volume, self.any_file(f)
+        assert volume.moves is not None
+        small = np.flatnonzero(volume.pool.open_column(Kind.SMALL)).tolist()
+        if what == "move out" and small:
+            volume.moves.move_out(small[n % len(small)], 1 + n % 70)
+        elif what == "demote":
+            volume.moves.demote(node.ino)
+        elif what == "promote":
+            volume.moves.promote(node.ino, n % 4)
+        elif what == "settle":
+            volume.data_arenas.retire()
+            volume.moves.holes.retire()
+
     @rule(is_full=st.booleans())
     def host_space(self, is_full: bool) -> None:
         HostDevice.full = is_full
@@ -633,7 +651,7 @@ def run(examples: int, steps: int) -> None:
 
 
 def test_volume_behaves_like_the_model() -> None:
-    run(examples=int(os.environ.get("PMEMFS_EXAMPLES", "150")), steps=40)
+    run(examples=int(os.environ.get("PMEMFS_EXAMPLES", "60")), steps=40)
 
 
 @pytest.mark.slow

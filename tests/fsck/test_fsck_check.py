@@ -161,9 +161,9 @@ def test_huge_runs_over_one_page_do_not_cost(image: HandImage) -> None:
     record = seal(INODE, **body)
     image.poke(inode_offset(fi.INODES, fi.FRONTIER), record * (INODES_PER_EXTENT - fi.FRONTIER))
     image.patch_head(fi.INODES, frontier=INODES_PER_EXTENT)
-    begin = time.monotonic()
+    begin = time.process_time()
     report = image.check()
-    assert time.monotonic() - begin < SECONDS_LIMIT
+    assert time.process_time() - begin < SECONDS_LIMIT
     assert report.counts["map-owner"] <= 17 * INODES_PER_EXTENT * FIRST_ROUND
 
 
@@ -214,9 +214,9 @@ def garble(image: HandImage, rng: random.Random) -> None:
 @pytest.mark.parametrize("seed", range(60))
 def test_garbage_never_raises(image: HandImage, seed: int) -> None:
     garble(image, random.Random(seed))
-    begin = time.monotonic()
+    begin = time.process_time()
     report = image.check()
-    assert time.monotonic() - begin < SECONDS_LIMIT
+    assert time.process_time() - begin < SECONDS_LIMIT
     assert isinstance(report, Report)
     assert all(str(finding).isprintable() for finding in report.findings)
 
@@ -228,9 +228,9 @@ def test_pure_noise_never_raises(image: HandImage, seed: int) -> None:
     for extent in range(image.geometry.n_extents):
         start = PAGE_BYTES if extent == 0 else 0
         image.poke(extent_to_offset(extent) + start, noise.bytes(EXTENT_BYTES - start))
-    begin = time.monotonic()
+    begin = time.process_time()
     assert not image.check().is_clean
-    assert time.monotonic() - begin < SECONDS_LIMIT
+    assert time.process_time() - begin < SECONDS_LIMIT
 
 
 def test_tree_of_trees_ends(image: HandImage) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from functools import partial
 from pathlib import Path
 
 import fsck_image as fi
@@ -13,6 +15,7 @@ from fsck_image import HandImage
 from pmemfs.cli.fsck import fsck_command, print_each
 from pmemfs.cli.helpers import fsck_helper
 from pmemfs.fsck import Repair, Risk
+from pmemfs.fuse.mounts import wait_until_closed
 from pmemfs.image import Image
 
 
@@ -218,7 +221,19 @@ def test_no_image_at_all(tmp_path: Path) -> None:
     assert "no usable pmemfs image" in result.stderr
 
 
-def test_image_in_use(image: HandImage) -> None:
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    """A fifo, too, which an open would wait for."""
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path, tmp_path / "fifo", Path("/dev/null")):
+        for flag in ("-n", "-y"):
+            result = fsck(flag, str(path))
+            assert result.exit_code == 8
+            assert "is not a regular file" in result.stderr or "is a directory" in result.stderr
+
+
+def test_image_in_use(image: HandImage, monkeypatch: pytest.MonkeyPatch) -> None:
+    soon = partial(wait_until_closed, timeout_s=0.1)
+    monkeypatch.setattr("pmemfs.cli.fsck.wait_until_closed", soon)
     held = Image.open(image.path, lock="exclusive")
     try:
         result = fsck(str(image.path))

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Callable
+import random
 from pathlib import Path
 
 import fsck_image as fi
 import pytest
+from fsck_crash import known, record_repair, validate
 from fsck_image import HandImage, leaf_page, run
-from fsck_tree import Tree, make, tree_of
+from fsck_tree import make, tree_of
+from test_fsck_damage import DAMAGES, Damage
 
-from pmemfs.device import RecordingDevice
-from pmemfs.device.crash import CrashState, CrashStates, SparseImage
-from pmemfs.device.recording import Event
-from pmemfs.fsck import everything, repair
+from pmemfs.device.crash import CrashStates
 from pmemfs.image import Image, host_boot_id
 from pmemfs.journal.recovery import recover
 from pmemfs.layout.geometry import PAGE_BYTES, ROOT_INO, inode_offset, pfn_to_offset
 from pmemfs.layout.records import MapKind
-
-Damage = Callable[[HandImage], None]
 
 
 def names_gone(image: HandImage) -> None:
@@ -76,26 +71,6 @@ CASES: list[tuple[Damage, set[bytes]]] = [
 ]
 
 
-class Recorder(RecordingDevice):
-    """Records from the start; the last one made is kept."""
-
-    last: Recorder
-
-    def __init__(self, fd: int, size_bytes: int) -> None:
-        super().__init__(fd, size_bytes)
-        Recorder.last = self
-        self.start()
-
-
-def record_repair(image: HandImage) -> tuple[SparseImage, list[Event]]:
-    """Return the damaged image, and what a repair stores."""
-    with image.path.open("rb") as file:
-        base = SparseImage.load(file.fileno(), image.geometry.device_bytes)
-    plan = repair(image.path, decide=everything, device_class=Recorder, now_ns=lambda: 1)
-    assert plan.is_complete, [str(finding) for finding in plan.left.findings]
-    return base, Recorder.last.stop()
-
-
 @pytest.mark.parametrize(("damage", "cost"), CASES, ids=[case[0].__name__ for case in CASES])
 def test_a_killed_repair_is_repaired(image_dir: Path, damage: Damage, cost: set[bytes]) -> None:
     image = make(image_dir / "disk.img")
@@ -111,28 +86,33 @@ def test_a_killed_repair_is_repaired(image_dir: Path, damage: Damage, cost: set[
     assert n > 20
 
 
-def known(tree: Tree) -> Tree:
-    """Return a tree without the times and sizes that depend on how often it was mended."""
-    return {
-        path: {name: value for name, value in shown.items() if name != "size"}
-        if stat.S_ISDIR(shown["mode"])
-        else shown
-        for path, shown in tree.items()
-    }
+def crash_repair(path: Path, damage: Damage, most: int | None = None) -> None:
+    """Repair a damage, crash that everywhere, or at ``most`` places, and repair it again."""
+    image = make(path)
+    damage(image)
+    base, events = record_repair(image)
+    whole = known(tree_of(path))
+    image.close()
+    every = CrashStates(base, events, exhaustive_limit=64, samples=8, lines_limit=12)
+    states = list({state.digest(): state for state in every}.values())
+    if most is not None:
+        states = random.Random(damage.__name__).sample(states, min(most, len(states)))
+    for state in states:
+        validate(state, whole, cost=set())
 
 
-def validate(state: CrashState, whole: Tree, cost: set[bytes]) -> None:
-    fd = state.image.materialise()
-    path = Path(f"/proc/self/fd/{fd}")
-    try:
-        plan = repair(path, decide=everything, now_ns=lambda: 1)
-        assert plan.is_complete, (state.id, [str(finding) for finding in plan.left.findings])
-        assert repair(path, decide=everything).is_empty, state.id
-        tree = known(tree_of(path))
-        lost = {name for name in whole if tree.get(name) != whole[name]}
-        assert lost <= cost, (state.id, [str(made) for made in plan.repairs])
-    finally:
-        os.close(fd)
+every_damage = pytest.mark.parametrize("damage", [damage for _, damage in DAMAGES])
+
+
+@every_damage
+def test_the_repair_of_any_damage_may_be_killed(image_dir: Path, damage: Damage) -> None:
+    crash_repair(image_dir / "disk.img", damage, most=4)
+
+
+@pytest.mark.slow
+@every_damage
+def test_the_repair_of_any_damage_may_be_killed_anywhere(image_dir: Path, damage: Damage) -> None:
+    crash_repair(image_dir / "disk.img", damage)
 
 
 def test_an_interrupted_repair_is_checked_before_a_mount(image_dir: Path) -> None:

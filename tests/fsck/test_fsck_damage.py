@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import stat
 from collections.abc import Callable
+from pathlib import Path
 
 import fsck_image as fi
 import pytest
 from fsck_image import HandImage, leaf_page, run, xattr_page
 
+from pmemfs import fsck
+from pmemfs.fsck.mend import MENDERS
 from pmemfs.layout.geometry import (
     CONTROL_OFFSET,
     EXTENT_BYTES,
@@ -285,7 +290,12 @@ def inode_checksum(image: HandImage) -> None:
 
 @damages("inode-checksum")
 def freed_inode_checksum(image: HandImage) -> None:
-    image.poke_field(INODE, inode_offset(fi.INODES, fi.FREED_A), "atime_ns", b"x")
+    image.poke_field(INODE, inode_offset(fi.INODES, fi.FREED_A), "checksum", b"\xff\xff")
+
+
+@damages("inode-fields")
+def freed_inode_with_fields(image: HandImage) -> None:
+    image.patch_inode(fi.FREED_B, size=7, generation=1 << 40)
 
 
 @damages("inode-type")
@@ -371,7 +381,7 @@ def orphan_list_with_a_directory(image: HandImage) -> None:
 @damages("orphan-list")
 def orphan_list_beyond_all_inodes(image: HandImage) -> None:
     image.patch_control(orphan_first=fi.ORPHAN | 1 << 40)
-    image.patch_inode(fi.ORPHAN, mode=0, nlink=0, pages=0, map=())
+    image.patch_inode(fi.ORPHAN, mode=0, nlink=0, pages=0, generation=0, map=())
     image.patch_inode(fi.FREED_A, next=fi.ORPHAN)
     image.patch_head(fi.INODES, used=9)
     image.set_owner(fi.ORPHAN_PFN, 0)
@@ -617,6 +627,13 @@ def leaf_with_too_many_slots(image: HandImage) -> None:
     image.patch_inode(fi.FIFO, nlink=3)
 
 
+@damages("dir-leaf")
+def empty_leaf_with_a_prefix_too_long(image: HandImage) -> None:
+    image.set_page(fi.WIDE_LOW, leaf_page(fi.WIDE, [], depth=1, prefix=1))
+    image.patch_inode(fi.WIDE, entries=1)
+    image.patch_inode(fi.FIFO, nlink=3)
+
+
 @damages("dir-name")
 def name_with_a_slash(image: HandImage) -> None:
     image.set_page(fi.DIR_LEAF, leaf_page(fi.DIR, [(b"in/er", fi.FIFO, stat.S_IFIFO)]))
@@ -807,3 +824,26 @@ def test_damage_is_found_by_its_check_alone(image: HandImage, check: str, damage
     report = image.check()
     found = set(report.counts) - {ALSO_FOUND.get(damage.__name__)}
     assert found == {check}, [str(finding) for finding in report.findings]
+
+
+def _checks_that_exist() -> set[str]:
+    """Return the ids of all checks: each word of the form ``what-wrong`` in the modules of fsck."""
+    found: set[str] = set()
+    for module in Path(fsck.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= set(re.findall(r"\A[a-z]+(?:-[a-z]+)+\Z", node.value))
+    return found
+
+
+def test_every_check_has_a_damage() -> None:
+    assert _checks_that_exist() == {check for check, _ in DAMAGES}
+
+
+def test_every_check_that_may_be_mended_has_a_mender() -> None:
+    """The words of the journal are mended by every repair, before all others."""
+    mended = {check for checks, _ in MENDERS for check in checks}
+    settled = {check for check in _checks_that_exist() if check.startswith("journal-")}
+    settled |= {"control-state", "control-committed"}
+    assert mended | settled == _checks_that_exist()
+    assert not mended & settled

@@ -16,6 +16,7 @@ import numpy as np
 
 from pmemfs.image import Image
 from pmemfs.layout.geometry import (
+    ACTIVITY_OFFSET,
     CONTROL_OFFSET,
     INODE_BYTES,
     INODES_PER_EXTENT,
@@ -34,6 +35,7 @@ from pmemfs.layout.geometry import (
 )
 from pmemfs.layout.record import Field, Record
 from pmemfs.layout.records import (
+    ACTIVITY,
     CONTROL,
     DIRECTORY_LEAF,
     DIRECTORY_SLOT,
@@ -140,6 +142,7 @@ class Sites:
         for offset in (0, self.geometry.backup_superblock_offset):
             yield Site(SUPERBLOCK, offset, (SUPERBLOCK, offset))
         yield Site(CONTROL, CONTROL_OFFSET)
+        yield Site(ACTIVITY, ACTIVITY_OFFSET)
         for slot in range(JOURNAL_SLOTS):
             yield from _journal(file, journal_slot_offset(slot))
         for extent in range(self.geometry.n_extents):

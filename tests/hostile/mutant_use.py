@@ -16,7 +16,7 @@ from pmemfs.errors import PmemfsError
 from pmemfs.fs import Volume
 from pmemfs.fs.volume import ROOT_INO
 from pmemfs.layout.geometry import EXTENT_BYTES, PAGE_BYTES
-from pmemfs.reclaim import Reclaimer
+from pmemfs.reclaim import Policy, Reclaimer
 
 READ_BYTES = 1 << 17
 SOME = 12
@@ -156,7 +156,7 @@ def change(volume: Volume, names: list[tuple[int, bytes, int]], refused: Refused
     if nameless is not None:
         call(volume.release, nameless.ino)  # type: ignore[attr-defined]
     with refused.allowed():
-        reclaimer = Reclaimer(volume, 0.0, now_s=lambda: 2_000_000_000)
+        reclaimer = Reclaimer(volume, Policy(0.0), now_s=lambda: 2_000_000_000)
         for _ in range(200):
             if reclaimer.step():
                 break

@@ -1,4 +1,4 @@
-"""A few hundred mutants in their workers with limits, and the bench itself."""
+"""A hundred mutants in their workers with limits, and the bench itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from volumes import findings_of
 from pmemfs.cli.inspect import inspect_command
 
 SEED = 7
-IN_EACH_TEST = 50
+IN_EACH_TEST = 25
 PROGRAM = Path(__file__).parent / "run_mutants.py"
 
 

@@ -62,6 +62,10 @@ VIEWS = [
     ("file", "<3>"),
     ("free",),
     ("journal",),
+    ("map",),
+    ("map", "--cells", "7"),
+    ("wear",),
+    ("wear", "--top", "0"),
 ]
 
 
@@ -153,7 +157,10 @@ def test_help_lists_commands_without_loading_them(monkeypatch):
     assert result.stderr.startswith("pmemfs: cannot load the command mkfs")
 
 
-@pytest.mark.parametrize("name", ["usage", "super", "extents", "extent", "page", "file", "free"])
+@pytest.mark.parametrize(
+    "name",
+    [*("usage", "super", "extents", "extent"), *("page", "file", "free", "map", "wear", "top")],
+)
 def test_help_shows_examples(name):
     result = run("inspect", name, "--help")
     lines = [line.strip() for line in result.output.splitlines()]

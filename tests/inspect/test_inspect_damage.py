@@ -12,6 +12,7 @@ from pmemfs.errors import PmemfsError
 from pmemfs.inspect import (
     Reader,
     collect,
+    device_map,
     extent,
     extents,
     file,
@@ -20,7 +21,9 @@ from pmemfs.inspect import (
     page,
     superblock,
     usage,
+    wear,
 )
+from pmemfs.inspect.activity import activity
 from pmemfs.layout.records import EntryKind, Kind, MapKind, PageFlag, Role
 from pmemfs.layout.words import NODE, owner_word
 
@@ -34,6 +37,10 @@ VIEWS = [
     partial(extents, all_rows=True, sort="access"),
     free,
     journal,
+    device_map,
+    partial(device_map, most_cells=3),
+    wear,
+    partial(activity, now_s=60),
     *(partial(extent, number=number) for number in range(8)),
     *(partial(page, pfn=pfn) for pfn in (1, 513, 1025, TABLE_PFN, META + 2, 2561, 2562, 3100)),
     *(partial(file, path=path) for path in (b"/", b"/f", b"/d", b"/d/x", b"/l", b"<2>", b"<5>")),

@@ -18,7 +18,7 @@ def test_format_document_is_up_to_date() -> None:
 def test_every_record_and_enumeration_is_in_the_document() -> None:
     blocks = re.findall(r"<!-- (\w+) -->", FORMAT_PATH.read_text())
     names = [record.name for record in records.RECORDS]
-    names += ["Kind", "MapKind", "InodeFlag", "Role", "EntryKind", "PageFlag"]
+    names += ["Kind", "MapKind", "InodeFlag", "Role", "EntryKind", "PageFlag", "RequestKind"]
     assert sorted(block for block in blocks if block != "end") == sorted(names)
 
 

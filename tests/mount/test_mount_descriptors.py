@@ -174,3 +174,10 @@ def test_host_space_goes_down_after_rm_and_idle(own_mount: Mounted) -> None:
         )
 
     assert wait_until(is_empty, 8), own_mount.usage()
+
+
+def test_the_cap_holds_while_files_are_in_use(own_mount: Mounted) -> None:
+    own_mount.remount("idle=1000,descriptors=600")
+    small_files(own_mount.directory / "work", 600)
+    assert own_mount.usage()["extents"]["small"] >= 2
+    assert wait_until(lambda: own_mount.usage()["split_extents"] == 1, 10)

@@ -104,7 +104,67 @@ def test_holes_are_filled_again(layer: PageLayer) -> None:
     base = extent << 9
     free(layer, base + 10, 3)
     free(layer, base + 300)
-    assert layer.allocate(4) == [(base + 10, 3), (base + 300, 1)]
+    assert layer.allocate(1) == [(base + 300, 1)], "the best fitting one"
+    assert layer.allocate(3) == [(base + 10, 3)]
+
+
+def test_a_request_goes_to_a_hole_that_is_large_enough(layer: PageLayer) -> None:
+    full, thin = layer.small_extents(2)
+    free(layer, (full << 9) + 10, 3)
+    free(layer, (full << 9) + 20, 3)
+    free(layer, (thin << 9) + 100, 60)
+    assert layer.allocate(5) == [((thin << 9) + 100, 5)], "not cut, though an extent is fuller"
+    assert layer.allocate(2) == [((thin << 9) + 105, 2)], "the arena has moved there"
+    layer.arena.retire()
+    assert layer.allocate(2) == [((full << 9) + 10, 2)]
+
+
+def test_a_free_extent_is_broken_rather_than_a_request_cut(layer: PageLayer) -> None:
+    (full,) = layer.small_extents(1)
+    free(layer, (full << 9) + 10, 3)
+    free(layer, (full << 9) + 20, 3)
+    ((pfn, count),) = layer.allocate(5)
+    assert count == 5
+    assert pfn_to_extent(pfn) != full
+
+
+def test_with_many_holes_a_request_is_cut_to_fill_them(layer: PageLayer) -> None:
+    (full,) = layer.small_extents(1)
+    layer.arena.retire()
+    while layer.pool.free_extents > 1:
+        layer.take()
+    for slot in range(1, 511, 2):
+        free(layer, (full << 9) + slot)
+    assert layer.pool.has_many_holes
+    assert [count for _, count in layer.allocate(5)] == [1] * 5
+    assert layer.pool.free_extents == 1
+
+
+def test_an_arena_that_fills_holes_breaks_nothing(layer: PageLayer) -> None:
+    holes = Arena(layer.pool, Kind.SMALL, breaks=False)
+    (extent,) = layer.small_extents(1)
+    layer.arena.retire()
+    free(layer, (extent << 9) + 10, 3)
+    with layer.journal.transaction() as tx:
+        assert holes.allocate(tx, 3, owner_word(6, 0), STEP) == [((extent << 9) + 10, 3)]
+    with pytest.raises(PmemfsError, match="no small extent"), layer.journal.transaction() as tx:
+        holes.allocate(tx, 1, owner_word(6, 3), STEP)
+    assert not holes.owns_extent
+
+
+def test_arenas_of_a_group_prefer_their_own_extents(layer: PageLayer) -> None:
+    one, two = (Arena(layer.pool, Kind.SMALL, group=group) for group in (1, 2))
+    with layer.journal.transaction() as tx:
+        ((mine, _),) = one.allocate(tx, 400, owner_word(6, 0), STEP)
+    with layer.journal.transaction() as tx:
+        ((other, _),) = two.allocate(tx, 450, owner_word(7, 0), STEP)
+    one.retire()
+    two.retire()
+    with layer.journal.transaction() as tx:
+        assert one.allocate(tx, 1, owner_word(6, 400), STEP) == [(mine + 400, 1)]
+    one.retire()
+    with layer.journal.transaction() as tx:
+        assert layer.arena.allocate(tx, 1, owner_word(8, 0), STEP) == [(other + 450, 1)]
 
 
 def test_a_large_request_goes_over_several_extents(layer: PageLayer) -> None:

@@ -9,7 +9,7 @@ from page_layer import PageLayer
 from volumes import HostDevice
 
 from pmemfs.errors import InvariantError, PmemfsError
-from pmemfs.layout.geometry import EXTENT_BYTES, PAGES_PER_EXTENT, extent_to_offset
+from pmemfs.layout.geometry import EXTENT_BYTES, PAGES_PER_EXTENT, extent_to_offset, extent_to_pfn
 from pmemfs.layout.records import Kind
 from pmemfs.pages.extents import pack_head
 
@@ -79,7 +79,7 @@ def test_discards_come_in_batches(layer: PageLayer) -> None:
 
 def test_wear_survives_release_and_discard(layer: PageLayer) -> None:
     extent = layer.take()
-    layer.tables.touch_whole(extent, 1000)
+    layer.tables.touch_whole(extent_to_pfn(extent), 1, 1000)
     layer.release(extent)
     layer.tables.forget_extent(extent)
     layer.pool.discard_returned(8)

@@ -6,7 +6,7 @@ import pytest
 from page_layer import PageLayer
 from volumes import START_S, HostDevice
 
-from pmemfs.layout.geometry import SPLIT_TABLE_BYTES, extent_to_offset
+from pmemfs.layout.geometry import SPLIT_TABLE_BYTES, extent_to_offset, extent_to_pfn
 from pmemfs.layout.records import Kind, PageFlag
 from pmemfs.layout.words import owner_word
 
@@ -178,6 +178,18 @@ def descriptor_extents(layer: PageLayer) -> list[int]:
     return [extent for extent in range(n) if layer.pool.kind(extent) == Kind.DESCRIPTOR]
 
 
+def test_slots_are_taken_in_turn(layer: PageLayer, extent: int) -> None:
+    """One extent that is split again and again wears all slots of the reserve alike."""
+    slots = []
+    for _ in range(66):
+        layer.tables.touch((extent << 9) + 3, 1)
+        slots.append(table_of(layer, extent))
+        layer.tables.unsplit(extent)
+    start = extent_to_offset(layer.pool.geometry.reserve_extent)
+    assert slots[:64] == [start + slot * SPLIT_TABLE_BYTES for slot in range(64)]
+    assert slots[64:] == slots[:2]
+
+
 def test_more_tables_take_an_extent_and_give_it_back(image_dir, clock) -> None:
     layer = split_many(image_dir, clock, 64)
     reserve = layer.pool.geometry.reserve_extent
@@ -300,7 +312,7 @@ def test_a_new_generation_voids_everything_without_a_scan(image_dir, clock) -> N
 
 def test_whole_extents_are_never_split(layer: PageLayer) -> None:
     whole = layer.take(Kind.WHOLE)
-    layer.tables.touch_whole(whole, 3)
+    layer.tables.touch_whole(extent_to_pfn(whole), 1, 3)
     assert layer.tables.split_extents == 0
     head = layer.head(whole)
     assert (head["table"], head["access_s"], head["wear"]) == (0, START_S, 3)
@@ -308,13 +320,13 @@ def test_whole_extents_are_never_split(layer: PageLayer) -> None:
 
 def test_a_whole_extent_is_stamped_once_per_second(layer: PageLayer) -> None:
     whole = layer.take(Kind.WHOLE)
-    layer.tables.touch_whole(whole, 1)
+    layer.tables.touch_whole(extent_to_pfn(whole), 1, 1)
     before = layer.device.counters.copy()
     for _ in range(50):
-        layer.tables.touch_whole(whole, 1)
+        layer.tables.touch_whole(extent_to_pfn(whole), 1, 1)
     assert layer.device.counters.since(before).stores == 0
     layer.clock.advance(1)
-    layer.tables.touch_whole(whole, 1)
+    layer.tables.touch_whole(extent_to_pfn(whole), 1, 1)
     assert layer.device.counters.since(before).stores == 1
     assert layer.head(whole)["wear"] == 52
 
@@ -322,7 +334,7 @@ def test_a_whole_extent_is_stamped_once_per_second(layer: PageLayer) -> None:
 def test_close_stores_the_wear_not_yet_stored(layer: PageLayer) -> None:
     whole = layer.take(Kind.WHOLE)
     for _ in range(10):
-        layer.tables.touch_whole(whole, 7)
+        layer.tables.touch_whole(extent_to_pfn(whole), 1, 7)
     layer.tables.close()
     assert layer.head(whole)["wear"] == 70
 
@@ -332,7 +344,7 @@ def test_memory_for_whole_extents_is_bounded(layer: PageLayer, monkeypatch) -> N
     wholes = layer.fill()
     for _ in range(2):
         for extent in wholes:
-            layer.tables.touch_whole(extent, 5)
+            layer.tables.touch_whole(extent_to_pfn(extent), 1, 5)
     assert len(layer.tables._whole) == 4
     layer.tables.close()
     assert [layer.head(extent)["wear"] for extent in wholes] == [10] * 28

@@ -101,7 +101,9 @@ def _leaves_in_place(m: Mending, ino: int, gathered: Gathered) -> dict[int, byte
     better: dict[int, bytes] = {}
     for pfn in gathered.leaves:
         leaf, entries = Leaf(ino, pfn, bytes(m.read_page(pfn))), by_leaf.get(pfn, [])
-        if not leaf.is_usable or not fits(entries) or (leaf.live and not entries):
+        if not leaf.is_usable or not leaf.has_own_prefix:
+            return None
+        if not fits(entries) or (leaf.live and not entries):
             return None
         if any(shared_bits(entry.cookie, leaf.depth) != leaf.prefix for entry in entries):
             return None

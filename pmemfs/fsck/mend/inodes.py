@@ -49,7 +49,7 @@ def mend_inodes(m: Mending) -> None:
     wrong = set(m.subjects("inode-checksum"))
     impossible = set(m.subjects("inode-type", "inode-map-kind", "inode-size", "inode-fields"))
     freed = {ino for ino in inos if not m.record(ino)["mode"]}
-    _seal_freed(m, [ino for ino in sorted(freed) if not make_anew(m, ino, belongings[ino])])
+    _clear_freed(m, [ino for ino in sorted(freed) if not make_anew(m, ino, belongings[ino])])
     types = types_by_name(m, set(inos) - freed) if wrong or impossible else {}
     for ino in inos:
         if ino in freed:
@@ -69,7 +69,7 @@ def _raise_sequence(m: Mending) -> bool:
     """Count as many transactions as made the newest inode: its sum is right, and it has one."""
     wrong = set(m.subjects("inode-checksum"))
     sound = [m.record(ino) for ino in m.subjects("inode-fields") if ino not in wrong]
-    newest = max((record["generation"] for record in sound), default=0)
+    newest = max((record["generation"] for record in sound if record["mode"]), default=0)
     newest = newest if newest <= MAX_SEQUENCE else 0
     if newest <= m.draft.sequence:
         return False
@@ -78,11 +78,10 @@ def _raise_sequence(m: Mending) -> bool:
     return True
 
 
-def _seal_freed(m: Mending, inos: list[int]) -> None:
-    """Seal freed inodes; their places in the free chain stay."""
-    if inos and m.draft.begin(
-        "inode-checksum", f"seal {count(len(inos), 'freed inode', 'freed inodes')}"
-    ):
+def _clear_freed(m: Mending, inos: list[int]) -> None:
+    """Clear freed inodes; their places in the free chain stay."""
+    check = "inode-checksum" if "inode-checksum" in m.report.counts else "inode-fields"
+    if inos and m.draft.begin(check, f"clear {count(len(inos), 'freed inode', 'freed inodes')}"):
         for ino in inos:
             m.draft.put_inode(m.offset(ino), next=m.record(ino)["next"])
 

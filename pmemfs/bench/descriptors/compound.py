@@ -1,0 +1,243 @@
+"""Schemes that describe a whole extent once: vmemmap deduplication, memory descriptors."""
+
+from __future__ import annotations
+
+import struct
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmemfs.bench.descriptors.scheme import (
+    DESCRIPTOR_BYTES,
+    DESCRIPTORS_PER_PAGE,
+    FREED,
+    PRESENT,
+    WHOLE,
+    Scheme,
+    new_descriptor,
+)
+from pmemfs.layout.geometry import PAGE_BYTES, PAGES_PER_EXTENT
+
+_VMEMMAP_PAGES = PAGES_PER_EXTENT // DESCRIPTORS_PER_PAGE  # 8 for an extent
+_KEPT_PAGES = 2
+_TAIL = 1 << 63 | 1
+_PTES = struct.Struct(f"<{_VMEMMAP_PAGES}Q")
+
+
+class VmemmapDedup(Scheme):
+    """The linear array by way of page tables: of the 8 pages of an extent, 7 show one page.
+
+    As device-dax does it for 2 MiB: the first page of the 8 is its own, the second has 64 equal
+    tail descriptors, and the other six are mapped to the second. (HugeTLB maps all 7 to the first,
+    which keeps 1 page instead of 2.) An extent that is used by 4 KiB needs descriptors of its own
+    again: six more pages, 384 descriptors, until it is freed as a whole.
+
+    The kernel's page tables of the array, 8 words for each extent, are stores here, too.
+    """
+
+    name = "vmemmap-dedup"
+    what = "7 of the 8 descriptor pages of a 2 MiB extent show one page, unless it is split"
+    source = "Documentation/mm/vmemmap_dedup.rst of the Linux kernel"
+    reads_whole: ClassVar[int] = 3  # page table, tail, head
+    reads_split: ClassVar[int] = 2
+
+    @classmethod
+    def initial_bytes(cls, size_bytes: int) -> int:
+        """Return two pages and eight words for each extent."""
+        n = size_bytes // PAGE_BYTES // PAGES_PER_EXTENT
+        return n * (_KEPT_PAGES * PAGE_BYTES + _PTES.size)
+
+    def initialise(self) -> None:
+        """Store the page tables, and head and tail page of each extent."""
+        self._kept = -(-self.n_extents * _PTES.size // PAGE_BYTES) * PAGE_BYTES
+        self._pool = self._kept + self.n_extents * _KEPT_PAGES * PAGE_BYTES
+        self._split: dict[int, list[int]] = {}
+        self._free: list[int] = []
+        self._frontier = self._pool
+        most = self.n_extents * (_VMEMMAP_PAGES - _KEPT_PAGES) * PAGE_BYTES
+        self.open(self._pool + most)
+        head = PRESENT.to_bytes(8, "little") + bytes(56)
+        tail = _TAIL.to_bytes(8, "little") + bytes(56)
+        self._tail_page = tail * DESCRIPTORS_PER_PAGE
+        pages = head + tail * (2 * DESCRIPTORS_PER_PAGE - 1)
+        self.device.store_pattern(self._kept, pages, self.n_extents)
+        self._store_tables()
+
+    def _store_tables(self) -> None:
+        heads = self._kept + np.arange(self.n_extents, dtype="<u8") * (_KEPT_PAGES * PAGE_BYTES)
+        tables = np.empty((self.n_extents, _VMEMMAP_PAGES), "<u8")
+        tables[:, 0] = heads
+        tables[:, 1:] = (heads + PAGE_BYTES)[:, None]
+        self.device.back_bulk(0, tables.nbytes)
+        self.device.store(0, tables.data.cast("B"))
+
+    def find(self, pfn: int) -> int:
+        """Return the offset by way of the page table; a tail leads to the head of its extent."""
+        words = self.device.words
+        page = words[pfn >> 6]
+        offset = page + (pfn & 63) * DESCRIPTOR_BYTES
+        if words[offset >> 3] == _TAIL:
+            return words[pfn >> 9 << 3]
+        return offset
+
+    def find_many(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the offsets ``(n,) int64``."""
+        words = np.frombuffer(self.device.view, "<i8")
+        offsets = words[pfns >> 6] + ((pfns & 63) << 6)
+        tails = np.flatnonzero(words[offsets >> 3] == _TAIL - (1 << 64))
+        offsets[tails] = words[pfns[tails] >> 9 << 3]
+        return offsets
+
+    def touch(self, pfn: int, count: int, flags: int, lines: int) -> None:
+        """Stamp the head of a whole extent; give a split one its descriptors, and stamp these."""
+        extent = pfn >> 9
+        if flags & FREED:
+            if count == PAGES_PER_EXTENT and extent in self._split:
+                self._join(extent)
+            return
+        if flags & WHOLE:
+            self.stamp(self.device.words[extent << 3], flags, lines)
+            return
+        if extent not in self._split:
+            self._restore(extent)
+        while count:
+            place = pfn & 63
+            n = min(count, DESCRIPTORS_PER_PAGE - place)
+            start = self.device.words[pfn >> 6] + place * DESCRIPTOR_BYTES
+            self.stamp_run(start, n, flags, lines)
+            pfn += n
+            count -= n
+
+    def _restore(self, extent: int) -> None:
+        """Give an extent 512 descriptors of its own, then map them."""
+        own = [self._kept + (2 * extent + i) * PAGE_BYTES for i in range(_KEPT_PAGES)]
+        more = [self._take_page() for _ in range(_VMEMMAP_PAGES - _KEPT_PAGES)]
+        page = new_descriptor() * DESCRIPTORS_PER_PAGE
+        self.device.store(own[0], page)
+        for start in (own[1], *more):
+            self.device.store(start, page)
+        self.device.store(extent * _PTES.size, _PTES.pack(*own, *more))
+        self._split[extent] = more
+
+    def _join(self, extent: int) -> None:
+        """Map the tail page again and give the other pages back."""
+        self._free += self._split.pop(extent)
+        head = self._kept + 2 * extent * PAGE_BYTES
+        tail = head + PAGE_BYTES
+        self.device.store(head, PRESENT.to_bytes(8, "little") + bytes(56))
+        self.device.store(head + DESCRIPTOR_BYTES, self._tail_page[DESCRIPTOR_BYTES:])
+        self.device.store(tail, self._tail_page)
+        self.device.store(extent * _PTES.size, _PTES.pack(head, *[tail] * (_VMEMMAP_PAGES - 1)))
+
+    def _take_page(self) -> int:
+        if self._free:
+            return self._free.pop()
+        page = self._frontier
+        self._frontier += PAGE_BYTES
+        return page
+
+    def parts(self) -> dict[str, int]:
+        """Return kept pages, pages of split extents, and page tables."""
+        more = len(self._split) * (_VMEMMAP_PAGES - _KEPT_PAGES)
+        return {
+            "descriptors": (self.n_extents * _KEPT_PAGES + more) * PAGE_BYTES,
+            "page tables": self.n_extents * _PTES.size,
+        }
+
+    def place_of(self, line: int) -> str:
+        """Return ``page tables`` or ``descriptors``."""
+        return "page tables" if line * 64 < self.n_extents * _PTES.size else "descriptors"
+
+
+_FOLIO_BYTES = 80
+_FOLIOS_PER_PAGE = PAGE_BYTES // _FOLIO_BYTES
+_TYPE_FILE = 2
+_MISC = 1 << 60
+
+
+class Memdesc(Scheme):
+    """A word for each page; what is in use has a descriptor of its own, and its pages point there.
+
+    The descriptor is the ``struct folio`` of the plan, 10 words, 51 of them in a slab page. A
+    whole extent is one folio. A small page is a folio of its own: the worst case, since a file of
+    several neighbouring pages could share one. A descriptor lives as long as the page is used by
+    a file, idle or not.
+    """
+
+    name = "memdesc"
+    what = "8 bytes for each page, pointing to an allocated descriptor of 80 bytes"
+    source = "kernelnewbies.org/MatthewWilcox/Memdescs and its page Path"
+    reads_whole: ClassVar[int] = 2
+    reads_split: ClassVar[int] = 2
+
+    @classmethod
+    def initial_bytes(cls, size_bytes: int) -> int:
+        """Return a word for each page."""
+        return size_bytes // PAGE_BYTES * 8
+
+    def initialise(self) -> None:
+        """Store the word of every page: of type Misc, so that nothing is behind it."""
+        self._slabs = self.n_pages * 8
+        self._frontier = self._slabs
+        self._free: list[int] = []
+        self.folios = 0
+        slab_pages = -(-self.n_pages // _FOLIOS_PER_PAGE)
+        self.open(self._slabs + (slab_pages + 1) * PAGE_BYTES)
+        self.device.store_pattern(0, _MISC.to_bytes(8, "little"), self.n_pages)
+
+    def find(self, pfn: int) -> int:
+        """Return where the word of the page points, or the word itself if it says all."""
+        word = self.device.words[pfn]
+        return word & ~15 if word & 15 == _TYPE_FILE else pfn << 3
+
+    def find_many(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the offsets ``(n,) int64``."""
+        words = np.frombuffer(self.device.view, "<i8")[pfns]
+        return np.where(words & 15 == _TYPE_FILE, words & ~15, pfns << 3)
+
+    def touch(self, pfn: int, count: int, flags: int, lines: int) -> None:
+        """Allocate the descriptors that are missing, then stamp."""
+        if flags & FREED:
+            self._release(pfn, count)
+        elif flags & WHOLE:
+            first = pfn & ~(PAGES_PER_EXTENT - 1)
+            if self.device.words[first] & 15 != _TYPE_FILE:
+                self._allocate(first, PAGES_PER_EXTENT)
+            self.stamp(self.device.words[first] & ~15, flags, lines)
+        else:
+            for each in range(pfn, pfn + count):
+                if self.device.words[each] & 15 != _TYPE_FILE:
+                    self._allocate(each, 1)
+                self.stamp(self.device.words[each] & ~15, flags, lines)
+
+    def _allocate(self, pfn: int, count: int) -> None:
+        folio = self._free.pop() if self._free else self._take()
+        self.device.store(folio, PRESENT.to_bytes(8, "little") + bytes(_FOLIO_BYTES - 8))
+        self.device.store(pfn << 3, (folio | _TYPE_FILE).to_bytes(8, "little") * count)
+        self.folios += 1
+
+    def _take(self) -> int:
+        folio = self._frontier
+        self._frontier += _FOLIO_BYTES
+        if self._frontier % PAGE_BYTES + _FOLIO_BYTES > PAGE_BYTES:
+            self._frontier = -(-self._frontier // PAGE_BYTES) * PAGE_BYTES
+        return folio
+
+    def _release(self, pfn: int, count: int) -> None:
+        """Free the descriptors of pages that nobody has; their words say so."""
+        words = self.device.words
+        folios = {words[p] & ~15 for p in range(pfn, pfn + count) if words[p] & 15 == _TYPE_FILE}
+        if folios:
+            self._free += sorted(folios)
+            self.folios -= len(folios)
+            self.device.store(pfn << 3, _MISC.to_bytes(8, "little") * count)
+
+    def parts(self) -> dict[str, int]:
+        """Return the words, and the slab pages ever taken."""
+        slabs = -(-(self._frontier - self._slabs) // PAGE_BYTES) * PAGE_BYTES
+        return {"words": self.n_pages * 8, "descriptors": slabs}
+
+    def place_of(self, line: int) -> str:
+        """Return ``words`` or ``descriptors``."""
+        return "words" if line * 64 < self._slabs else "descriptors"

@@ -1,0 +1,93 @@
+"""What `measure` found as three pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pmemfs.bench.descriptors.measure import Document
+from pmemfs.bench.output import load_matplotlib
+from pmemfs.units import format_size
+
+PLOTS = ("bytes.png", "initialise.png", "wear.png")
+_COLOURS = {
+    "flat": "#d62728",
+    "scattered": "#ff9896",
+    "hierarchical": "#ff7f0e",
+    "inverted": "#1f77b4",
+    "vmemmap-dedup": "#2ca02c",
+    "memdesc": "#9467bd",
+}
+
+
+def write_plots(document: Document, folder: Path) -> list[Path]:
+    """Write the pictures to a folder, which is made; raises `PmemfsError` without matplotlib."""
+    pyplot = load_matplotlib()
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, draw in zip(PLOTS, (_draw_bytes, _draw_initialise, _draw_wear)):
+        figure, axes = pyplot.subplots(figsize=(8, 5))
+        draw(axes, document)
+        axes.grid(which="both", linewidth=0.3)
+        axes.legend(fontsize="small")
+        figure.tight_layout()
+        figure.savefig(folder / name, dpi=120)
+        pyplot.close(figure)
+        paths.append(folder / name)
+    return paths
+
+
+def _style(name: str) -> dict[str, Any]:
+    is_ours = name == "inverted"
+    return {
+        "label": name,
+        "color": _COLOURS[name],
+        "linewidth": 2.5 if is_ours else 1.5,
+        "linestyle": (0, (4, 2)) if name == "scattered" else "-",
+        "zorder": 3 if is_ours else 2,
+    }
+
+
+def _draw_bytes(axes: Any, document: Document) -> None:
+    for name, scheme in document.items():
+        points = scheme["sweep"]
+        shares = [100 * row["split_share"] for row in points]
+        parts = [100 * row["share_of_device"] for row in points]
+        axes.plot(shares, parts, marker="o", markersize=3, **_style(name))
+    axes.set_title("Descriptors against the share of extents in use by 4 KiB")
+    axes.set_xlabel("split extents, % of all")
+    axes.set_ylabel("descriptors, % of the device")
+    axes.set_ylim(bottom=0)
+
+
+def _draw_initialise(axes: Any, document: Document) -> None:
+    for name, scheme in document.items():
+        rows = scheme["initialise"]
+        sizes = [row["device_bytes"] for row in rows]
+        seconds = [row["seconds"] for row in rows]
+        axes.plot(sizes, seconds, **_style(name))
+        for row in rows:
+            face = "none" if row["extrapolated"] else _COLOURS[name]
+            axes.plot(
+                row["device_bytes"], row["seconds"], "o", color=_COLOURS[name],
+                markerfacecolor=face, markersize=6, zorder=4,
+            )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(sizes, [format_size(size) for size in sizes])
+    axes.minorticks_off()
+    axes.set_title("Time to initialise (open circles: extrapolated)")
+    axes.set_xlabel("size of the device")
+    axes.set_ylabel("seconds")
+
+
+def _draw_wear(axes: Any, document: Document) -> None:
+    for name, scheme in document.items():
+        curve = scheme["wear"].get("curve", [])
+        if curve:
+            axes.plot([rank for rank, _ in curve], [n for _, n in curve], **_style(name))
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_title("Stores to the lines of the device, the hottest first")
+    axes.set_xlabel("rank of the 64-byte line")
+    axes.set_ylabel("stores to it")
