@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pmemfs.errors import DamagedImageError
 from pmemfs.layout.geometry import (
     EXTENT_PAGE_SHIFT,
+    MAX_DEVICE_NUMBER,
     MAX_FILE_BYTES,
     MAX_FILE_PAGES,
     PAGES_PER_EXTENT,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 MAX_MAP_HEIGHT = 4
 _FILE, _DIRECTORY, _SYMLINK = 0o10, 0o04, 0o12
 _OTHER_TYPES = frozenset((0o01, 0o02, 0o06, 0o14))
-_MAX_DEVICE = (1 << 32) - 1
 _SLOT_MASK = PAGES_PER_EXTENT - 1
 
 
@@ -52,7 +52,7 @@ def _problem(inode: Inode, geometry: Geometry) -> str | None:
         return _symlink_problem(inode)
     if file_type not in _OTHER_TYPES:
         return "has no type that is known"
-    return "has an impossible device number" if inode.rdev > _MAX_DEVICE else None
+    return "has an impossible device number" if inode.rdev > MAX_DEVICE_NUMBER else None
 
 
 def _symlink_problem(inode: Inode) -> str | None:

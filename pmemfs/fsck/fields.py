@@ -22,7 +22,7 @@ from pmemfs.fsck.inodes import (
     InodeTable,
 )
 from pmemfs.fsck.report import Finding
-from pmemfs.layout.geometry import INODE_BYTES, MAX_FILE_BYTES, SYMLINK_MAX
+from pmemfs.layout.geometry import INODE_BYTES, MAX_DEVICE_NUMBER, MAX_FILE_BYTES, SYMLINK_MAX
 from pmemfs.layout.records import INLINE_BYTES, INODE, InodeFlag, MapKind
 
 MAX_TREE_HEIGHT = 4
@@ -92,14 +92,14 @@ def _size_fits(types: Columns, records: Columns) -> Columns:
 
 
 def _has_strays(types: Columns, records: Columns) -> Columns:
-    """Tell whether fields are set that must be zero."""
+    """Tell whether fields, or bits of them, are set that must be zero."""
     device = (types == CHARACTER) | (types == BLOCK)
     strays = (records["reserved0"] != 0) | (records["reserved1"] != 0)
     strays |= records["mode"] > 0xFFFF
     strays |= (records["flags"] & ~np.uint32(KNOWN_FLAGS)) != 0
     preallocated = (records["flags"] & np.uint32(InodeFlag.PREALLOCATED)) != 0
     strays |= (types != REGULAR) & (types != UNKNOWN_TYPE) & preallocated
-    strays |= ~device & (records["rdev"] != 0)
+    strays |= np.where(device, records["rdev"] > MAX_DEVICE_NUMBER, records["rdev"] != 0)
     strays |= (types != DIRECTORY) & ((records["entries"] != 0) | (records["parent"] != 0))
     return strays
 

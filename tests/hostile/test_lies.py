@@ -6,6 +6,7 @@ Each was found by a mutant, or by asking what the engine believes.
 from __future__ import annotations
 
 import errno
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from volumes import REGULAR, findings_of
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Options, Volume
 from pmemfs.fs.volume import ROOT_INO
+from pmemfs.fsck import everything, repair
 from pmemfs.fuse.mount import describe_recovery
 from pmemfs.layout.geometry import (
     CONTROL_OFFSET,
@@ -434,3 +436,22 @@ def test_attributes_changed_twice_in_one_transaction(liar: Liar) -> None:
         assert volume.listxattr(ino) == [b"system.posix_acl_access"]
         mask = volume.getxattr(ino, b"system.posix_acl_access")[-16:-8]
         assert mask == bytes.fromhex("10000000ffffffff"), "the list follows the mode"
+
+
+def test_a_device_number_with_too_many_bits(liar: Liar) -> None:
+    """Refused by the mount, so found by fsck; mended by leaving them out."""
+    with Volume.open(liar.path) as volume:
+        volume.create(ROOT_INO, b"device", stat.S_IFCHR | 0o600, rdev=0x10303)
+        liar.inodes["device"] = volume.lookup(ROOT_INO, b"device")
+    liar.inode("device", rdev=0x300_0001_0303)
+    with (
+        Volume.open(liar.path, Options(read_only=True)) as volume,
+        pytest.raises(PmemfsError, match="impossible device number"),
+    ):
+        volume.lookup(ROOT_INO, b"device")
+    (finding,) = findings_of(liar.path)
+    assert "inode-fields" in finding
+    repair(liar.path, decide=everything)
+    assert not findings_of(liar.path)
+    with Volume.open(liar.path) as volume:
+        assert volume.lookup(ROOT_INO, b"device").rdev == 0x10303

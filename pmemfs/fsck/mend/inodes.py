@@ -18,6 +18,7 @@ from pmemfs.fsck.mend.entries import types_by_name
 from pmemfs.fsck.mend.mending import Belongings, Mending
 from pmemfs.fsck.report import count
 from pmemfs.layout.geometry import (
+    MAX_DEVICE_NUMBER,
     MAX_FILE_BYTES,
     PAGE_BYTES,
     PAGES_PER_EXTENT,
@@ -192,8 +193,7 @@ def _clear_strays(m: Mending, ino: int, kind: int) -> None:
     fields["flags"] = record["flags"] & KNOWN_FLAGS
     if kind != REGULAR:
         fields["flags"] &= ~InodeFlag.PREALLOCATED
-    if kind not in (CHARACTER, BLOCK):
-        fields["rdev"] = 0
+    fields["rdev"] = record["rdev"] & MAX_DEVICE_NUMBER if kind in (CHARACTER, BLOCK) else 0
     if kind != DIRECTORY:
         fields |= {"entries": 0, "parent": 0}
     if record["generation"] > m.draft.sequence:
