@@ -10,10 +10,10 @@ first second (REFERENCED) is spared once: its flag is cleared, and those without
 
 *Compaction* is due when at least one small extent could be emptied into the holes of the others
 (`thin_extents`), and either nobody has asked for anything for the idle time, or the device is half
-full and more than `SHORT_SHARE` of the free space is not whole extents. It takes the thinnest first, where a page of
-an extent that is in use counts as two. Moves have a budget: half a page for each page written,
-so compaction at most makes half as many stores again as those who write. When it has been asked
-for, neither limit holds: it goes on until the holes left are fewer than one extent.
+full and more than `SHORT_SHARE` of the free space is not whole extents. It takes the thinnest
+first, where a page of an extent that is in use counts as two. Moves have a budget: half a page for
+each page written, so compaction at most makes half as many stores again as those who write. When it
+has been asked for, neither limit holds: it goes on until the holes left are fewer than one extent.
 
 Cost of coming back: a table given back too early is split again for 5 stores and 32 KiB of
 zeros, and a store more for each run of pages touched (`SplitTables.resplit_stores` counts).
