@@ -70,12 +70,12 @@ class HostDevice(MappedDevice):
         status = os.fstat(fd)
         self._on_host = self._units.setdefault((status.st_dev, status.st_ino), set())
 
-    def _back_unit(self, unit: int) -> None:
+    def _back_unit(self, unit: int, low: int, high: int) -> None:
         if HostDevice.full and unit not in self._on_host:
             HostDevice.refused += 1
             raise PmemfsError(errno.ENOSPC, "the host is full", unit * EXTENT_BYTES)
         self._on_host.add(unit)
-        super()._back_unit(unit)
+        super()._back_unit(unit, low, high)
 
     def discard(self, offset: int, length: int) -> None:
         """Discard, and forget that the units were backed."""

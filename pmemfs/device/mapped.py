@@ -42,6 +42,7 @@ import errno
 import itertools
 import mmap
 import os
+import threading
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -95,6 +96,7 @@ class MappedDevice:
         self._on_disk = False
         self._synced = 0  # what `_owed` was when the last fdatasync began
         self._host_failure: str | None = None
+        self._syncing = threading.Lock()
         flags = mmap.MAP_PRIVATE | _MAP_NORESERVE if private else mmap.MAP_SHARED
         try:
             self._map = mmap.mmap(
@@ -192,14 +194,15 @@ class MappedDevice:
         """Allocate host space for the aligned 2 MiB units that a range touches.
 
         What a unit holds is kept, its holes read as zero. Asks the host once for each unit until
-        it is discarded, so it may stand before every store. Raises `PmemfsError` with ENOSPC
-        when the host is full, `DamagedImageError` when the image has been cut short; nothing
-        changed then.
+        it is discarded, so it may stand before every store. On a full host the pages of the range
+        will do: what is there already needs no room. Raises `PmemfsError` with ENOSPC without
+        them, `DamagedImageError` when the image has been cut short; nothing changed then.
         """
-        backed = self._backed
-        for unit in range(offset >> _UNIT_SHIFT, (offset + length - 1 >> _UNIT_SHIFT) + 1):
+        backed, stop = self._backed, offset + length
+        for unit in range(offset >> _UNIT_SHIFT, (stop - 1 >> _UNIT_SHIFT) + 1):
             if not backed[unit]:
-                self._back_unit(unit)
+                start = unit << _UNIT_SHIFT
+                self._back_unit(unit, max(offset, start), min(stop, start + (1 << _UNIT_SHIFT)))
 
     def back_all(self, ranges: Iterable[tuple[int, Buffer]]) -> None:
         """Do for each ``(offset, data)`` what `back` does for a range."""
@@ -209,20 +212,27 @@ class MappedDevice:
             if not backed[unit] or unit != (offset + len(data) - 1) >> _UNIT_SHIFT:
                 self.back(offset, len(data))
 
-    def _back_unit(self, unit: int) -> None:
+    def _back_unit(self, unit: int, low: int, high: int) -> None:
+        """Allocate a unit, or at least the pages of a range in it."""
         self.counters.backs += 1
         start = unit << _UNIT_SHIFT
         if not self.private:
             self._validate_length()
             try:
                 os.posix_fallocate(self._fd, start, min(1 << _UNIT_SHIFT, self.size_bytes - start))
-            except OSError as error:
-                raise PmemfsError(
-                    error.errno or errno.ENOSPC,
-                    f"the host file system has no room under the image: {error.strerror}",
-                    start,
-                ) from error
+            except OSError:
+                self._back_pages(low >> _PAGE_SHIFT, (high - 1 >> _PAGE_SHIFT) + 1)
+                return
         self._backed[unit] = 1
+
+    def _back_pages(self, first: int, stop: int) -> None:
+        start, length = first << _PAGE_SHIFT, stop - first << _PAGE_SHIFT
+        try:
+            os.posix_fallocate(self._fd, start, length)
+        except OSError as error:
+            code = errno.ENOSPC if error.errno == errno.EDQUOT else error.errno or errno.EIO
+            text = f"the host file system has no room under the image: {error.strerror}"
+            raise PmemfsError(code, text, start) from error
 
     def _validate_length(self) -> None:
         """Raise if the image has been cut short: to allocate, or to write to the file, would make
@@ -274,11 +284,12 @@ class MappedDevice:
         if self.private:
             return
         self._validate_length()
-        try:
-            if self._host_failure is None:
-                os.fdatasync(self._fd)
-        except OSError as error:
-            self._host_failure = f"the host cannot make the image durable: {error.strerror}"
+        with self._syncing:  # the host tells an error once: nobody must overtake who is told
+            try:
+                if self._host_failure is None:
+                    os.fdatasync(self._fd)
+            except OSError as error:
+                self._host_failure = f"the host cannot make the image durable: {error.strerror}"
         if self._host_failure is not None:
             raise HostError(self._host_failure)
 

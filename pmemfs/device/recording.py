@@ -62,10 +62,10 @@ class RecordingDevice(MappedDevice):
             self.events.append(Event("fence"))
         super().fence()
 
-    def _back_unit(self, unit: int) -> None:
+    def _back_unit(self, unit: int, low: int, high: int) -> None:
         if self.recording:
             self.events.append(Event("back", unit << 21, 1 << 21))
-        super()._back_unit(unit)
+        super()._back_unit(unit, low, high)
 
     def discard(self, offset: int, length: int) -> None:
         """Discard and record; see `MappedDevice.discard`."""

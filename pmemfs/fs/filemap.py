@@ -5,9 +5,9 @@ tree of node pages. A list becomes a tree when it overflows, and an empty tree a
 callers there is one map of runs ``(index, pages, pfn, whole)``.
 
 Nothing of a map is believed before the place it names says the same: a page by its owner word, a
-whole extent by its head, a node by its owner word. That costs one or two loads for each run. What
-disagrees is a `DamagedImageError`, so a damaged map reaches neither another file nor metadata, and
-no loop here is longer than what really exists.
+whole extent by its head, a node by its owner word. That costs one or two loads for each extent, a
+compare of the owner words for a run. What disagrees is a `DamagedImageError`, so a damaged map
+reaches neither another file nor metadata, and no loop here is longer than what really exists.
 
 A map refers; it does not own. Allocating and freeing the pages it names is the caller's part; node
 pages are allocated and freed here. Changing or removing what is mapped allocates nothing, except
@@ -85,8 +85,9 @@ class FileMaps:
             first, count, pfn, whole = runs[place]
             skip = index - first
             if skip < count:
-                self._validate(inode, index, pfn + skip, whole)
-                return pfn + skip, min(count - skip, want), whole
+                count = min(count - skip, want)
+                self._validate(inode, index, pfn + skip, count, whole)
+                return pfn + skip, count, whole
         if place + 1 < len(runs):
             return 0, min(runs[place + 1][0] - index, want), False
         return 0, want, False
@@ -104,8 +105,9 @@ class FileMaps:
             if word & WHOLE:
                 skip = index & _LEVEL_MASK
                 pfn = (word & PFN_MASK) + skip
-                self._validate(inode, index, pfn, True)
-                return pfn, min(PAGES_PER_EXTENT - skip, want), True
+                count = min(PAGES_PER_EXTENT - skip, want)
+                self._validate(inode, index, pfn, count, True)
+                return pfn, count, True
             height -= 1
             shift -= _LEVEL_SHIFT
             node = self._node_base(inode, word)
@@ -115,11 +117,11 @@ class FileMaps:
             empty = 1 if node < 0 else self._empty_words(inode, node, slot)
             return 0, min((((index >> shift) + empty) << shift) - index, want), False
         pfn = word & PFN_MASK
-        self._validate(inode, index, pfn, False)
         most = min(want, WORDS_PER_PAGE - slot, PAGES_PER_EXTENT - (pfn & _LEVEL_MASK))
         count = 1
         while count < most and words[node + slot + count] == pfn + count:
             count += 1
+        self._validate(inode, index, pfn, count, False)
         return pfn, count, False
 
     def _node_base(self, inode: Inode, word: int) -> int:
@@ -137,13 +139,18 @@ class FileMaps:
             raise self._damaged(inode)
         return empty
 
-    def _validate(self, inode: Inode, index: int, pfn: int, whole: bool) -> None:
-        """Raise `DamagedImageError` unless a page of the device says that it is this one."""
+    def _validate(self, inode: Inode, index: int, pfn: int, count: int, whole: bool) -> None:
+        """Raise `DamagedImageError` unless the pages of a run say that they are these."""
+        pool, ino = self._pool, inode.ino
         if whole:
             skip = index & _LEVEL_MASK
-            good = self._pool.holds_piece(pfn - skip, inode.ino, index >> EXTENT_PAGE_SHIFT)
+            first, piece = pfn - skip, index >> EXTENT_PAGE_SHIFT
+            more = range(PAGES_PER_EXTENT, skip + count, PAGES_PER_EXTENT)
+            good = pool.holds_piece(first, ino, piece) and all(
+                pool.holds_piece(first + n, ino, piece + (n >> EXTENT_PAGE_SHIFT)) for n in more
+            )
         else:
-            good = self._pool.holds_page(pfn, _SMALL, inode.ino | index << 32)
+            good = pool.holds_run(pfn, count, _SMALL, ino | index << 32)
         if not good:
             raise self._damaged(inode)
 

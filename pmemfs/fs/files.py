@@ -370,6 +370,7 @@ class Files:
         high = min(offset + len(data), base + (count << PAGE_SHIFT))
         start = pfn_to_offset(pfn)
         device = self._device
+        device.back(start, count << PAGE_SHIFT)
         if low > base:
             device.store(start, _ZEROS[: low - base])
         self._store_added(start + low - base, data[low - offset : high - offset])

@@ -117,8 +117,9 @@ class Moves:
 
     def _move_runs(self, extent: int, sources: list[Owned], tx: Transaction) -> int:
         inodes = {run[0]: self._guarded(tx, run[0]) for run in sources}
-        for ino, index, count, pfn in sources:
+        for ino, index, count, pfn in sources:  # all by the maps as they are on the device
             self._validate(inodes[ino], index, count, pfn)
+        for ino, index, count, pfn in sources:
             targets = self._fill_holes(tx, extent, ino, index, count)
             self._copy(pfn, targets)
             self._maps.replace(tx, inodes[ino], targets)

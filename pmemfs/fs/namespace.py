@@ -18,7 +18,7 @@ from pmemfs.fs.leaf import damaged_directory
 from pmemfs.fs.orphans import Orphans
 from pmemfs.fs.xattrs import Xattrs
 from pmemfs.journal import Journal, Transaction
-from pmemfs.layout.geometry import LINK_MAX, NAME_MAX, ROOT_INO, SYMLINK_MAX
+from pmemfs.layout.geometry import LINK_MAX, MAX_DEVICE_NUMBER, NAME_MAX, ROOT_INO, SYMLINK_MAX
 from pmemfs.layout.records import INLINE_BYTES, MAP_WORDS, InodeFlag, MapKind, Role
 from pmemfs.layout.words import owner_word
 from pmemfs.pages import Arena
@@ -51,6 +51,12 @@ def require_changeable(inode: Inode, *, append_too: bool = True) -> None:
     """Raise EPERM for an immutable inode, and for an append-only one if ``append_too``."""
     if inode.flags & (_FIXED if append_too else _IMMUTABLE):
         raise PmemfsError(errno.EPERM, "immutable or append-only (see lsattr)")
+
+
+def _require_linked(directory: Inode) -> None:
+    """Raise ENOENT for a directory that has been removed: it has neither names nor a parent."""
+    if not directory.nlink:
+        raise PmemfsError(errno.ENOENT, "the directory has been removed")
 
 
 def _file_type(inode: Inode) -> int:
@@ -99,6 +105,7 @@ class Namespace:
         if name == b".":
             return directory
         if name == b"..":
+            _require_linked(directory)
             return self._named(directory, directory.parent, _DIRECTORY)
         found = self._directories.find(directory, name)
         if found is None:
@@ -134,8 +141,7 @@ class Namespace:
         validate_name(name)
         if name in (b".", b"..") or self._directories.find(directory, name) is not None:
             raise PmemfsError(errno.EEXIST, "the name exists")
-        if not directory.nlink:
-            raise PmemfsError(errno.ENOENT, "the directory has been removed")
+        _require_linked(directory)
         require_changeable(directory, append_too=False)
 
     # -- making ------------------------------------------------------------------------------
@@ -157,6 +163,8 @@ class Namespace:
         """
         directory = self.directory(parent)
         self._require_absent(directory, name)
+        if not 0 <= rdev <= MAX_DEVICE_NUMBER:
+            raise PmemfsError(errno.EINVAL, "a device number has 32 bits")
         with self._journal.transaction() as tx:
             inode = self._new_inode(tx, directory, mode, uid, gid)
             self._inherit(tx, directory, inode, umask)
@@ -340,6 +348,7 @@ class Namespace:
         if {name, new_name} & {b".", b".."}:
             raise PmemfsError(errno.EBUSY, "cannot rename . or ..")
         source = self._find(old_dir, name)
+        _require_linked(new_dir)
         inode = self._named(old_dir, source.ino, source.type)
         found = self._directories.find(new_dir, new_name)
         target = self._named(new_dir, found.ino, found.type) if found else None
@@ -361,8 +370,6 @@ class Namespace:
             return
         if target is inode:
             return
-        if not new_dir.nlink:
-            raise PmemfsError(errno.ENOENT, "the directory has been removed")
         if target is not None:
             self._require_replaceable(inode, target)
             self._finish_cut(target)

@@ -536,7 +536,8 @@ class Volume:
         """Change what is given; permissions only of ``mode``. A new owner clears set-id bits.
 
         ``drop_privileges`` clears them, and file capabilities, for another reason. Times that
-        are those it has already cost nothing.
+        are those it has already cost nothing; those before 1677 or after 2262 become the nearest
+        that there is.
         """
         self._require_writable()
         inode = self.inodes.get(ino)
@@ -552,9 +553,9 @@ class Volume:
             return inode
         ctime_ns = self._clock.now_ns() if ctime_ns is None else ctime_ns
         times = (
-            inode.atime_ns if atime_ns is None else atime_ns,
-            inode.mtime_ns if mtime_ns is None else mtime_ns,
-            ctime_ns,
+            inode.atime_ns if atime_ns is None else _representable(atime_ns),
+            inode.mtime_ns if mtime_ns is None else _representable(mtime_ns),
+            _representable(ctime_ns),
         )
         if (mode, uid, gid) == (None,) * 3 and not drops and times == inode.times_ns:
             return inode
@@ -886,6 +887,11 @@ def validate_control(image: Image) -> None:
     if not good or control["committed"] & ~NOTHING_TO_REPLAY > MAX_SEQUENCE:
         text = "the control page is damaged; run pmemfs fsck"
         image.refuse(DamagedImageError(text, CONTROL_OFFSET))
+
+
+def _representable(time_ns: int) -> int:
+    """Return the nearest time that a signed 64-bit number of ns can tell."""
+    return min(max(time_ns, -(1 << 63)), (1 << 63) - 1)
 
 
 def without_set_id(mode: int) -> int:

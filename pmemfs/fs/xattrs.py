@@ -136,10 +136,10 @@ def validate(name: bytes, value: bytes) -> None:
             errno.EOPNOTSUPP,
             "attributes are user.*, trusted.*, security.* and access control lists",
         )
-    if len(name) > NAME_MAX or name in XATTR_NAMESPACES:
-        raise PmemfsError(
-            errno.EINVAL if name in XATTR_NAMESPACES else errno.ERANGE, "not an attribute name"
-        )
+    if len(name) > NAME_MAX:
+        raise PmemfsError(errno.ERANGE, "the name of an attribute is at most 255 bytes")
+    if name in XATTR_NAMESPACES or b"\0" in name:
+        raise PmemfsError(errno.EINVAL, "not an attribute name")
     if len(value) > VALUE_MAX:
         raise PmemfsError(errno.E2BIG, "the value is longer than 64 KiB")
 

@@ -60,8 +60,9 @@ def store_zeros(device: MappedDevice, offset: int, length: int) -> None:
 class Journal:
     """The journal of one device. ``sequence`` is the number of the last commit.
 
-    ``failure`` says what went wrong, once a commit has failed half-way: a recovery will do it whole
-    or not at all, but nothing may be committed on top of it.
+    ``failure`` says what went wrong, once memory and device may disagree: a commit has failed
+    half-way (a recovery will do it whole or not at all), or an abort could not undo what memory
+    keeps. Nothing may be committed on top of that.
     """
 
     def __init__(self, device: MappedDevice, live: SequenceWord) -> None:
@@ -80,7 +81,7 @@ class Journal:
         """
         if self._stopped:
             raise PmemfsError(errno.EROFS, "read-only since damage was found")
-        return Transaction(self._device, self._commit)
+        return Transaction(self._device, self._commit, self._fail)
 
     def stop(self) -> None:
         """Begin no transaction any more."""
@@ -100,6 +101,8 @@ class Journal:
         stores = [*tx.records.items(), *tx.stores]
         payload = self._payload(stores, tx.zeros)
         device.back_all(stores)
+        for offset, length in tx.zeros:
+            device.back(offset, length)
         if tx.fresh:
             self._store_fresh(tx.fresh)
         sequence = self.sequence + 1
@@ -110,8 +113,11 @@ class Journal:
         try:
             self._publish(sequence, stores, tx.zeros)
         except BaseException as error:
-            self.failure = f"transaction {sequence} failed half-way: {error}"
+            self._fail(f"transaction {sequence} failed half-way: {error}")
             raise
+
+    def _fail(self, reason: str) -> None:
+        self.failure = reason
 
     def _publish(
         self, sequence: int, stores: list[tuple[int, bytes]], zeros: list[tuple[int, int]]

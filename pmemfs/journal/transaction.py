@@ -27,6 +27,7 @@ class Transaction:
     __slots__ = (
         "_commit",
         "_device",
+        "_fail",
         "_pages",
         "after",
         "freed",
@@ -37,9 +38,15 @@ class Transaction:
         "zeros",
     )
 
-    def __init__(self, device: MappedDevice, commit: Callable[[Transaction], None]) -> None:
+    def __init__(
+        self,
+        device: MappedDevice,
+        commit: Callable[[Transaction], None],
+        fail: Callable[[str], None],
+    ) -> None:
         self._device = device
         self._commit = commit
+        self._fail = fail
         self._pages: dict[int, bytearray] = {}
         self.freed: set[int] = set()  # first pages of what was freed: nothing is freed twice
         self.fresh: dict[int, bytearray] = {}
@@ -119,6 +126,11 @@ class Transaction:
         return not (self.records or self.stores or self.zeros or self.fresh)
 
     def abort(self) -> None:
-        """Make the state in memory agree with the device again."""
+        """Make the state in memory agree with the device again, or tell the journal that it does
+        not: nothing may be committed on top of that.
+        """
         for action in reversed(self.undo):
-            action()
+            try:
+                action()
+            except Exception as error:  # the others must be undone, too
+                self._fail(f"what memory keeps cannot be undone: {error}")

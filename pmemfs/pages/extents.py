@@ -55,6 +55,7 @@ _EXTENT_WORD_SHIFT = EXTENT_SHIFT - 3
 _HEAD_TABLE_WORD = HEAD_TABLE_OFFSET // WORD_BYTES
 _HEAD_WORD_SHIFT = 3  # words of a head, as a power of two
 _WHOLE = int(Kind.WHOLE)
+_RAMP = np.arange(PAGES_PER_EXTENT, dtype=np.uint64) << np.uint64(32)  # of the owner words of a run
 _BATCH_HEADS = 1 << 16
 _PAGED = (Kind.SMALL, Kind.METADATA)
 _FREE_BYTE = bytes([Kind.FREE])
@@ -199,6 +200,22 @@ class ExtentPool:
             and self._kinds[extent] == kind
             and self._words[(extent << _EXTENT_WORD_SHIFT) + (pfn & _SLOT_MASK)] == word
         )
+
+    def holds_run(self, pfn: int, count: int, kind: int, first_word: int) -> bool:
+        """Whether pages of one extent are such pages, and consecutive ones of one file."""
+        if count == 1:
+            return self.holds_page(pfn, kind, first_word)
+        slot = pfn & _SLOT_MASK
+        extent = pfn >> EXTENT_PAGE_SHIFT
+        if (
+            extent >= self._n_extents
+            or self._kinds[extent] != kind
+            or slot + count > PAGES_PER_EXTENT
+        ):
+            return False
+        start = (extent << EXTENT_SHIFT) + (slot << 3)
+        words = np.frombuffer(self.device.view, "<u8", count, start)
+        return bool((words - _RAMP[:count] == first_word).all())
 
     def holds_piece(self, pfn: int, owner: int, index: int) -> bool:
         """Whether a page is the first of a whole extent, of this piece of this file."""

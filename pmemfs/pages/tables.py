@@ -10,9 +10,7 @@ goes where none has been for longest.
 
 from __future__ import annotations
 
-import errno
-
-from pmemfs.errors import PmemfsError
+from pmemfs.errors import DamagedImageError, HostError, PmemfsError
 from pmemfs.journal import Journal
 from pmemfs.layout.geometry import (
     SPLIT_TABLE_BYTES,
@@ -54,10 +52,10 @@ class TableSlots:
         try:
             with self._journal.transaction() as tx:
                 extent = self._pool.take(tx, Kind.DESCRIPTOR)
-        except PmemfsError as error:
-            if error.errno == errno.ENOSPC:
-                return None
+        except (DamagedImageError, HostError):
             raise
+        except PmemfsError:  # no extent, or a host that gives none, for whatever reason
+            return None
         self._mark_current(extent)
         self._free[extent] = _ALL_FREE
         return self._take_slot(extent, _ALL_FREE)

@@ -82,7 +82,7 @@ class UnbackedRecordingDevice(RecordingDevice):
         if offset == COMMITTED_OFFSET and self.on_commit is not None:
             self.on_commit()
 
-    def _back_unit(self, unit: int) -> None:
+    def _back_unit(self, unit: int, low: int, high: int) -> None:
         if self.recording:
             self.events.append(Event("back", unit * EXTENT_BYTES, EXTENT_BYTES))
         self._backed[unit] = 1

@@ -26,7 +26,7 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 class UnbackedDevice(MappedDevice):
     """Does not ask the host for space in advance: ten times faster in memory."""
 
-    def _back_unit(self, unit: int) -> None:
+    def _back_unit(self, unit: int, low: int, high: int) -> None:
         self._backed[unit] = 1
 
 

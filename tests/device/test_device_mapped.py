@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from pmemfs.device import Counters, Event, MappedDevice, RecordingDevice
-from pmemfs.errors import DamagedImageError, PmemfsError
+from pmemfs.errors import DamagedImageError, HostError, PmemfsError
 
 UNIT = 2 << 20
 SIZE = 4 * UNIT
@@ -250,3 +251,67 @@ def test_a_recording_has_every_call_in_order(fd: int) -> None:
         Event("sync"),
     ]
     device.close()
+
+
+def test_who_syncs_beside_one_that_fails_is_told_too(
+    device: MappedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host tells an error once, to the first that asks."""
+    asked, go = threading.Event(), threading.Event()
+
+    def fdatasync(fd: int) -> None:
+        if asked.is_set():
+            return
+        asked.set()
+        assert go.wait(10)
+        raise OSError(errno.EIO, "Input/output error")
+
+    def sync() -> None:
+        try:
+            device.sync()
+            told.append("durable")
+        except HostError:
+            told.append("failed")
+
+    told: list[str] = []
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    first = threading.Thread(target=sync)
+    first.start()
+    assert asked.wait(10)
+    second = threading.Thread(target=sync)
+    second.start()
+    second.join(0.2)
+    go.set()
+    first.join(10)
+    second.join(10)
+    assert told == ["failed", "failed"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_host_without_room_is_enospc(
+    device: MappedDevice, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(fd: int, offset: int, length: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(PmemfsError) as caught:
+        device.back(0, 1)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_on_a_full_host_the_pages_of_a_range_will_do(
+    device: MappedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def refuse_units(fd: int, offset: int, length: int) -> None:
+        asked.append((offset, length))
+        if length > 8192:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse_units)
+    device.back(4095, 2)
+    device.back(4095, 2)
+    unit = min(2 << 20, device.size_bytes)
+    assert asked == [(0, unit), (0, 8192)] * 2

@@ -55,7 +55,7 @@ class CountedDevice(MappedDevice):
             for unit in range(low // EXTENT_BYTES, -(-high // EXTENT_BYTES))
         }
 
-    def _back_unit(self, unit: int) -> None:
+    def _back_unit(self, unit: int, low: int, high: int) -> None:
         if self.allocations is not None and unit not in self._on_host:
             self.allocations.note("host space")
         self._on_host.add(unit)

@@ -298,3 +298,26 @@ def test_a_failing_fsync(
     validate_image(path)
     with open_volume(path) as again:
         assert b"".join(again.read(ino, 0, 4)) == b"KEPT"
+
+
+def test_an_abort_that_cannot_undo_all(bed: VolumeBed, caplog: pytest.LogCaptureFixture) -> None:
+    """The rest is undone, and nothing is committed on what memory has then."""
+
+    def broken() -> None:
+        raise DamagedImageError("a test says so")
+
+    def change() -> None:
+        with volume.journal.transaction() as tx:
+            tx.undo += [lambda: undone.append("first"), broken, lambda: undone.append("last")]
+            raise PmemfsError(errno.ENOSPC, "no space")
+
+    undone: list[str] = []
+    volume = bed.make(errors="continue")
+    with pytest.raises(PmemfsError) as caught:
+        change()
+    assert undone == ["last", "first"]
+    assert volume.note_error(caught.value)
+    with pytest.raises(PmemfsError, match="damage was found"):
+        volume.create(ROOT_INO, b"f", REGULAR)
+    assert "cannot be undone" in reasons(caplog)[0]
+    volume.abandon()

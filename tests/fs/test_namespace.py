@@ -525,3 +525,31 @@ def test_flagged_directories_keep_their_entries(volume: Volume) -> None:
         volume.unlink(directory, b"x")
     with fails(errno.EOPNOTSUPP):
         volume.set_inode_flags(directory, 0x1)
+
+
+def test_what_cannot_be_stored_is_refused_at_once(volume: Volume) -> None:
+    """Else the next one who reads it takes it for damage."""
+    file = volume.create(ROOT_INO, b"file", REGULAR).ino
+    with fails(errno.EINVAL):
+        volume.setxattr(file, b"user.a\0b", b"")
+    with fails(errno.EINVAL):
+        volume.create(ROOT_INO, b"device", stat.S_IFCHR | 0o644, rdev=1 << 32)
+    first, last = -(1 << 63), (1 << 63) - 1
+    volume.setattr(file, atime_ns=first - 1, mtime_ns=last + 1, ctime_ns=10**20)
+    assert volume.inode(file).times_ns == (first, last, last)
+    assert volume.listxattr(file) == []
+    assert not volume.is_read_only
+
+
+def test_a_removed_directory_has_no_parent(volume: Volume) -> None:
+    above = volume.mkdir(ROOT_INO, b"above", 0o755).ino
+    removed = volume.mkdir(above, b"removed", 0o755).ino
+    volume.mkdir(ROOT_INO, b"other", 0o755)
+    volume.hold(removed)
+    volume.rmdir(above, b"removed")
+    volume.rmdir(ROOT_INO, b"above")
+    with fails(errno.ENOENT):
+        volume.lookup(removed, b"..")
+    with fails(errno.ENOENT):
+        volume.rename(ROOT_INO, b"other", removed, b"there")
+    assert not volume.is_read_only

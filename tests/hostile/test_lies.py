@@ -20,6 +20,7 @@ from volumes import REGULAR, findings_of
 
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Options, Volume
+from pmemfs.fs.inodes import Run, encode_runs
 from pmemfs.fs.volume import ROOT_INO
 from pmemfs.fsck import everything, repair
 from pmemfs.fuse.mount import describe_recovery
@@ -42,6 +43,7 @@ from pmemfs.layout.records import (
     INODE,
     JOURNAL_ENTRY,
     JOURNAL_HEADER,
+    MAP_WORDS,
     NOTHING_TO_REPLAY,
     XATTR_ENTRY,
     XATTR_PAGE,
@@ -243,6 +245,11 @@ def _all_names(ino: str) -> Call:
     return lambda v, i: list(v.readdir(i[ino].ino))
 
 
+def _words(runs: list[Run]) -> tuple[int, ...]:
+    words = encode_runs(runs)
+    return (*words, *[0] * (MAP_WORDS - len(words)))
+
+
 def _unlink(name: str) -> Call:
     return lambda v, i: v.unlink(ROOT_INO, name.encode())
 
@@ -320,6 +327,18 @@ IN_USE: dict[str, tuple[Callable[[Liar], None], Call]] = {
             value_bytes=0xFFFE,
         ),
         lambda v, i: v.listxattr(i["whole"].ino),
+    ),
+    "a run whose second page is not its own": (
+        lambda x: x.inode(
+            "small1", map=_words([(0, 2, page_of(x.inodes["small1"]), False)]), pages=2, size=8192
+        ),
+        lambda v, i: v.read(i["small1"].ino, 0, 8192),
+    ),
+    "a whole run that goes on in extents of others": (
+        lambda x: x.inode(
+            "whole", map=_words([(0, 8 * 512, page_of(x.inodes["whole"]), True)]), size=8 * 2 << 20
+        ),
+        lambda v, i: [v.read(i["whole"].ino, (at << 21) - 4096, 8192) for at in range(1, 8)],
     ),
     "attributes of another inode": (
         lambda x: x.inode("small1", xattr=x.inodes["whole"].xattr),

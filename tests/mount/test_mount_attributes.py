@@ -219,6 +219,17 @@ def test_times_before_1970(pair: Pair) -> None:
     pair.same(change)
 
 
+@pytest.mark.parametrize("year", [1, 1600, 2300, 9999])
+def test_times_that_cannot_be_stored(year: int, ours: Path) -> None:
+    """They become the nearest that can; tar brings such times along, and they are no damage."""
+    path = ours / f"of{year}"
+    path.touch()
+    second = (year - 1970) * 31_556_952
+    os.utime(path, (second, second))
+    (ours / f"after{year}").write_text("still writable")
+    assert path.stat().st_mtime_ns in (second * 10**9, -(1 << 63), (1 << 63) - 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "atime_kept", "mtime_kept"),
     [("-a", False, True), ("-m", True, False), ("-am", False, False)],

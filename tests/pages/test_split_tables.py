@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from page_layer import PageLayer
 from volumes import START_S, HostDevice
 
+from pmemfs.errors import PmemfsError
 from pmemfs.layout.geometry import SPLIT_TABLE_BYTES, extent_to_offset, extent_to_pfn
 from pmemfs.layout.records import Kind, PageFlag
 from pmemfs.layout.words import owner_word
@@ -276,6 +279,22 @@ def test_a_full_host_is_like_a_full_device(image_dir, clock, monkeypatch) -> Non
     ((pfn, _),) = layer.allocate(1)
     monkeypatch.setattr(HostDevice, "full", True)
     assert layer.pool.free_extents
+    layer.tables.touch(pfn, 1)
+    assert layer.tables.stolen == 1
+    layer.validate()
+    layer.close()
+
+
+@pytest.mark.parametrize("code", [errno.EDQUOT, errno.EIO, errno.EFBIG])
+def test_a_host_that_refuses_an_extent_is_like_a_full_one(
+    image_dir, clock, monkeypatch, code
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise PmemfsError(code, "a test says so")
+
+    layer = split_many(image_dir, clock, 64)
+    ((pfn, _),) = layer.allocate(1)
+    monkeypatch.setattr(layer.pool, "take", refuse)
     layer.tables.touch(pfn, 1)
     assert layer.tables.stolen == 1
     layer.validate()

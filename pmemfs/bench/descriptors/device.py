@@ -92,7 +92,7 @@ class TallyDevice(MappedDevice):
                 error.errno or errno.ENOSPC, f"no room for the descriptors: {error.strerror}"
             ) from error
 
-    def _back_unit(self, unit: int) -> None:
+    def _back_unit(self, unit: int, low: int, high: int) -> None:
         self.counters.backs += 1
         self._backed[unit] = 1
 
