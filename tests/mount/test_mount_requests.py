@@ -21,6 +21,7 @@ from pmemfs.fuse.native_frontend import NativeFrontend
 from pmemfs.fuse.native_mount import mount_native
 from pmemfs.fuse.options import parse
 from pmemfs.fuse.protocol import Opcode
+from pmemfs.reclaim import Policy, Reclaimer
 
 pytestmark = [*NEEDS_MOUNT, NEEDS_ROOT]
 MIB = 1 << 20
@@ -63,7 +64,11 @@ def serve(folder: Path, text: str = "") -> Iterator[Served]:
     fd = mount_native(str(directory), options)
     ready = threading.Event()
     server = CountingFrontend(
-        volume, fd, idle_s=30, checked=options.default_permissions, on_ready=ready.set
+        volume,
+        fd,
+        reclaimer=Reclaimer(volume, Policy()),
+        checked=options.default_permissions,
+        on_ready=ready.set,
     )
     thread = threading.Thread(target=server.run)
     thread.start()
