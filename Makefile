@@ -1,7 +1,7 @@
 # make help lists what there is. Everything runs in .venv, which scripts/setup.sh makes.
 SHELL := /bin/bash
 PY := .venv/bin/python
-WORKERS ?= 2
+WORKERS ?= 3
 SBIN ?= /sbin
 
 .PHONY: help setup demo test test-slow crash crash-bugs replay torture mutants bench check format \

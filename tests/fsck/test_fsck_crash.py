@@ -106,7 +106,7 @@ every_damage = pytest.mark.parametrize("damage", [damage for _, damage in DAMAGE
 
 @every_damage
 def test_the_repair_of_any_damage_may_be_killed(image_dir: Path, damage: Damage) -> None:
-    crash_repair(image_dir / "disk.img", damage, most=4)
+    crash_repair(image_dir / "disk.img", damage, most=2)
 
 
 @pytest.mark.slow
