@@ -60,10 +60,10 @@ class Worker:
         self.nice = nice
         self.current: MutantId | None = None
         self.is_done = False
-        self._scratch = _scratch()
         self._start()
 
     def _start(self) -> None:
+        self._scratch = _scratch()
         self.pipe, theirs = _fork.Pipe()
         arguments = (theirs, self._scratch.name, self.left, self.nice)
         self.process = _fork.Process(target=_work, args=arguments, daemon=True)
@@ -101,6 +101,7 @@ class Worker:
         outcome = Outcome(mutant, failure=f"{why} (exit status {self.process.exitcode})")
         self.left = self.left[1:]
         self.is_done = not self.left
+        self._scratch.cleanup()
         if self.left:
             self._start()
         return outcome
