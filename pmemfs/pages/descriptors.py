@@ -64,6 +64,7 @@ _SPLIT = int(PageFlag.SPLIT)
 _REFERENCED = int(PageFlag.REFERENCED)
 _DIRTY = int(PageFlag.DIRTY)
 
+_MOST_WEAR = (1 << 64) - 1
 _CAME_BACK = 0x80  # in the column only: was split in this mount and is not now
 
 _TRANSIENT = struct.Struct("<QQQQ")
@@ -346,8 +347,13 @@ class SplitTables:
     def note_copy(self, extent: int, lines: int) -> None:
         """Add lines flushed by a move to the wear of an extent: no access, so nothing splits."""
         start = self._geometry.head_offset(extent) + HEAD_DURABLE_BYTES + 24
-        wear = self._device.words[start >> 3] + lines
-        self._device.store(start, wear.to_bytes(8, "little"))
+        self._device.store(start, self._worn(start >> 3, lines).to_bytes(8, "little"))
+
+    def _worn(self, index: int, lines: int) -> int:
+        """Return a wear counter, a word of the device, after so many lines more; it stays at its
+        end, where an image may have it.
+        """
+        return min(self._device.words[index] + lines, _MOST_WEAR)
 
     def is_dirty(self, extent: int) -> bool:
         """Whether a split extent has pages stored since they were last flushed."""
@@ -395,7 +401,7 @@ class SplitTables:
 
     def _store_transient(self, extent: int, table: int, access_s: int, more_wear: int) -> None:
         start = self._geometry.head_offset(extent) + HEAD_DURABLE_BYTES
-        wear = self._device.words[(start >> 3) + 3] + more_wear
+        wear = self._worn((start >> 3) + 3, more_wear)
         self._access_s[extent] = access_s
         was_split = self._flags[extent] & (_SPLIT | _CAME_BACK)
         self._flags[extent] = table & 0xFF or (_CAME_BACK if was_split else 0)

@@ -10,7 +10,7 @@ from volumes import START_S, HostDevice
 
 from pmemfs.errors import PmemfsError
 from pmemfs.layout.geometry import SPLIT_TABLE_BYTES, extent_to_offset, extent_to_pfn
-from pmemfs.layout.records import Kind, PageFlag
+from pmemfs.layout.records import HEAD, Kind, PageFlag
 from pmemfs.layout.words import owner_word
 
 SPLIT, REFERENCED, DIRTY = PageFlag.SPLIT, PageFlag.REFERENCED, PageFlag.DIRTY
@@ -129,6 +129,17 @@ def test_wear_is_folded_into_the_head(layer: PageLayer, extent: int) -> None:
         layer.tables.touch((extent << 9) + 3, 1, 0, 1)
         layer.tables.unsplit(extent)
     assert layer.head(extent)["wear"] == 3 * 129
+
+
+def test_wear_stays_at_its_end(layer: PageLayer, extent: int) -> None:
+    """No device wears that much; a damaged image says so, and that must stop nobody."""
+    at_its_end = (1 << 64) - 1
+    offset = layer.pool.geometry.head_offset(extent) + HEAD.offset_of["wear"]
+    layer.device.store(offset, at_its_end.to_bytes(8, "little"))
+    layer.tables.touch((extent << 9) + 3, 1, 0, 64)
+    layer.tables.unsplit(extent)
+    layer.tables.note_copy(extent, 64)
+    assert layer.head(extent)["wear"] == at_its_end
 
 
 def test_flush_dirty_cleans_the_pages(layer: PageLayer, extent: int) -> None:
