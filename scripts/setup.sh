@@ -36,3 +36,5 @@ if [[ ! -e $stamp || pyproject.toml -nt $stamp ]]; then
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[${extras// /,}]"
   touch "$stamp"
 fi
+# A start of pmemfs then compiles nothing, also where PYTHONDONTWRITEBYTECODE is set.
+.venv/bin/python -m compileall -q pmemfs
