@@ -1,4 +1,4 @@
-"""``pmemfs bench``: fio jobs on a mounted directory; the descriptor schemes side by side."""
+"""``pmemfs bench``: fio on a mounted directory; descriptor schemes; ageing in `bench_ageing`."""
 
 from __future__ import annotations
 

@@ -17,14 +17,13 @@ from rich.progress import BarColumn, Progress, TextColumn
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Volume
 from pmemfs.fuse.attributes import COMPACT
-from pmemfs.fuse.mounts import find_mount, iter_mounts, wait_until_closed
+from pmemfs.fuse.mounts import find_mount_of, wait_until_closed
 from pmemfs.reclaim import Policy, Reclaimer
 from pmemfs.units import format_size
 
 POLL_S = 0.05
 PROGRESS_EVERY_STEPS = 64
 PROGRESS_AFTER_S = 1.0
-_NAME = COMPACT.decode()
 _REFUSALS = {
     errno.EOPNOTSUPP: "it is mounted with noxattr, through which the daemon is asked; mount it "
     "without, or unmount it and compact the image",
@@ -72,12 +71,10 @@ def compact_command(target: str, as_json: bool) -> None:
 
 def _mounted_directory(target: str) -> str | None:
     """Return where the target is mounted, None for an image that is not."""
-    if os.path.isdir(target):
-        if find_mount(target) is None:
-            raise PmemfsError(errno.EINVAL, f"no pmemfs is mounted on {target}")
-        return target
-    image = os.path.realpath(target)
-    return next((mount.directory for mount in iter_mounts() if mount.image == image), None)
+    mount = find_mount_of(target)
+    if mount is None and os.path.isdir(target):
+        raise PmemfsError(errno.EINVAL, f"no pmemfs is mounted on {target}")
+    return None if mount is None else mount.directory
 
 
 def compact_image(image: str, watch: Watch) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -99,10 +96,10 @@ def compact_image(image: str, watch: Watch) -> tuple[dict[str, Any], dict[str, A
 def compact_mount(directory: str, watch: Watch) -> tuple[dict[str, Any], dict[str, Any]]:
     """Ask the daemon of a mount to compact; return the progress before and after."""
     try:
-        before = json.loads(os.getxattr(directory, _NAME))
-        os.setxattr(directory, _NAME, b"")
+        before = json.loads(os.getxattr(directory, COMPACT))
+        os.setxattr(directory, COMPACT, b"")
         while True:
-            now = json.loads(os.getxattr(directory, _NAME))
+            now = json.loads(os.getxattr(directory, COMPACT))
             if not now["running"]:
                 return before, now
             watch(now)

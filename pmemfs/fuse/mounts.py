@@ -68,15 +68,21 @@ def find_mount(directory: str) -> Mount | None:
     return found[-1] if found else None
 
 
+def find_mount_of(path: str) -> Mount | None:
+    """Return the topmost pmemfs mount on a directory, or of an image."""
+    mount = find_mount(path)
+    if mount is None:
+        image = os.path.realpath(path)
+        mount = next((m for m in reversed(iter_mounts()) if m.image == image), None)
+    return mount
+
+
 def find_directory(path: str) -> str:
     """Return the directory on which a pmemfs is mounted, of that directory or of its image.
 
     Raises `PmemfsError` with what to do if there is none.
     """
-    mount = find_mount(path)
-    if mount is None:
-        image = os.path.realpath(path)
-        mount = next((m for m in reversed(iter_mounts()) if m.image == image), None)
+    mount = find_mount_of(path)
     if mount is None:
         raise PmemfsError(errno.EINVAL, f"no pmemfs is mounted on {path}, nor from it")
     return mount.directory

@@ -236,11 +236,6 @@ class ExtentPool:
         """The kinds, ``(n_extents,) uint8``; for reading only."""
         return self._kind_column
 
-    @property
-    def used_column(self) -> np.ndarray:
-        """The pages (or inodes) used, ``(n_extents,) uint16``; for reading only."""
-        return self._used_column
-
     def open_column(self, kind: Kind) -> np.ndarray:
         """Pages used, plus 1, of extents anyone may allocate from, else 0: ``(n_extents,) uint16``.
 

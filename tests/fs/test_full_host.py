@@ -75,6 +75,14 @@ def open_again(path: Path, persist: Persist) -> Volume:
     return Volume.open(path, Options(clock=ManualClock(), threshold_pages=512, persist=persist))
 
 
+def sparse_copy(host: SmallHost, volume: Volume) -> Path:
+    """Put a copy of a closed image, with holes where it is zeros, in its place."""
+    copy = host.folder / "copy.img"
+    subprocess.run(["cp", "--sparse=always", volume.image.name, copy], check=True)
+    os.unlink(volume.image.name)
+    return copy
+
+
 def test_what_needs_space(host: SmallHost, persist: Persist) -> None:
     def run() -> None:
         volume = new(host, persist)
@@ -143,9 +151,7 @@ def test_a_sparse_copy(host: SmallHost, persist: Persist, crash: bool) -> None:
         before = content(volume)
         volume.create(ROOT_INO, b"last", REGULAR)
         (volume.abandon if crash else volume.close)()
-        copy = host.folder / "copy.img"
-        subprocess.run(["cp", "--sparse=always", volume.image.name, copy], check=True)
-        os.unlink(volume.image.name)
+        copy = sparse_copy(host, volume)
         data = copy.read_bytes()
         host.fill()
         with pytest.raises(PmemfsError, match="no room under the image") as info:
@@ -223,9 +229,7 @@ def test_reading_a_sparse_copy(host: SmallHost, persist: Persist) -> None:
         volume.write(inodes["small"], 0, bytes(10_000))
         before = content(volume)
         volume.close()
-        copy = host.folder / "copy.img"
-        subprocess.run(["cp", "--sparse=always", volume.image.name, copy], check=True)
-        os.unlink(volume.image.name)
+        copy = sparse_copy(host, volume)
         volume = open_again(copy, persist)
         host.fill()
         assert content(volume) == before
@@ -245,9 +249,7 @@ def test_a_sparse_copy_whose_host_fills_up(host: SmallHost, persist: Persist, wh
         volume.write(small, 0, b"x" * 40_960)
         volume.fallocate(large, 0, 0, 4 * MIB)
         volume.close()
-        copy = host.folder / "copy.img"
-        subprocess.run(["cp", "--sparse=always", volume.image.name, copy], check=True)
-        os.unlink(volume.image.name)
+        copy = sparse_copy(host, volume)
         volume = open_again(copy, persist)
         volume.setattr(small, mode=0o600)
         host.fill()
@@ -278,9 +280,7 @@ def test_moving_pages_of_a_sparse_copy(host: SmallHost, persist: Persist) -> Non
             volume.unlink(ROOT_INO, b"%d" % number)
         before = content(volume)
         volume.close()
-        copy = host.folder / "copy.img"
-        subprocess.run(["cp", "--sparse=always", volume.image.name, copy], check=True)
-        os.unlink(volume.image.name)
+        copy = sparse_copy(host, volume)
         volume = open_again(copy, persist)
         host.fill()
         assert volume.moves is not None
