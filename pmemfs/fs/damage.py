@@ -18,11 +18,8 @@ With ``errors="continue"`` the volume goes on, but not after a failed commit.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal
 
 from pmemfs.errors import DamagedImageError, HostError, InvariantError
 
@@ -32,16 +29,6 @@ Errors = Literal["remount-ro", "continue"]
 ERRORS: tuple[Errors, ...] = ("remount-ro", "continue")
 _DAMAGE = (DamagedImageError, InvariantError, HostError)
 _MOST_REASONS = 50
-
-
-class Watched(Protocol):
-    """What has calls to be watched."""
-
-    def note_error(self, error: Exception) -> bool:
-        """Tell whether an error is damage, and act on it."""
-
-
-T = TypeVar("T", bound=type[Watched])
 
 
 class DamageLog:
@@ -69,40 +56,3 @@ class DamageLog:
 def is_damage(error: Exception) -> bool:
     """Tell whether an error says by itself that image or program are wrong."""
     return isinstance(error, _DAMAGE)
-
-
-def watch_calls(*but_not: str) -> Callable[[T], T]:
-    """Let ``note_error`` of a class see what its public methods raise, but for those named."""
-
-    def watch(cls: T) -> T:
-        for name, method in list(vars(cls).items()):
-            if inspect.isfunction(method) and name[0] != "_" and name not in but_not:
-                is_generator = inspect.isgeneratorfunction(method)
-                setattr(cls, name, (_watched_generator if is_generator else _watched)(method))
-        return cls
-
-    return watch
-
-
-def _watched(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def call(self: Watched, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(self, *args, **kwargs)
-        except Exception as error:
-            self.note_error(error)
-            raise
-
-    return call
-
-
-def _watched_generator(method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    @functools.wraps(method)
-    def call(self: Watched, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        try:
-            yield from method(self, *args, **kwargs)
-        except Exception as error:
-            self.note_error(error)
-            raise
-
-    return call

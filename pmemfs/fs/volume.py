@@ -31,7 +31,8 @@ from typing import Literal, NamedTuple, NoReturn
 from pmemfs.device import MappedDevice
 from pmemfs.errors import DamagedImageError, HostError, PmemfsError
 from pmemfs.fs import acl
-from pmemfs.fs.damage import DamageLog, Errors, is_damage, watch_calls
+from pmemfs.fs.calls import watch_calls
+from pmemfs.fs.damage import DamageLog, Errors, is_damage
 from pmemfs.fs.directories import COOKIE_DOT, COOKIE_DOT_DOT, Directories
 from pmemfs.fs.filemap import FileMaps
 from pmemfs.fs.files import Buffer, Files
@@ -138,7 +139,7 @@ class Statfs(NamedTuple):
     free_inodes: int
 
 
-@watch_calls("close", "abandon", "hold", "note_error")
+@watch_calls("close", "abandon", "hold", "note_error", "free_orphans")
 class Volume:
     """An open file system. Make one with `Volume.open`.
 
@@ -315,7 +316,7 @@ class Volume:
     def _leave_clean(self) -> None:
         assert self.tables is not None
         self.inodes.holds.clear()  # whoever held something is gone
-        self._free_orphans()
+        self.free_orphans()
         self.tables.close()
         while self.release_idle():
             pass
@@ -729,14 +730,9 @@ class Volume:
             require_changeable(inode, append_too=stamp and offset < inode.size)
         if self.orphans:
             self.orphans.finish_cut(inode)
-        try:
-            return self._files.write(inode, offset, data, stamp=stamp)
-        except PmemfsError as error:
-            if error.errno != errno.ENOSPC or not self._free_orphans():
-                raise
-            return self._files.write(inode, offset, data, stamp=stamp)
+        return self._files.write(inode, offset, data, stamp=stamp)
 
-    def _free_orphans(self) -> bool:
+    def free_orphans(self) -> bool:
         """Free all that waits to be freed and can be; tell whether there was anything."""
         found = False
         while (orphan := self.orphans.workable()) is not None:

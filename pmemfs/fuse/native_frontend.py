@@ -25,6 +25,9 @@ What is promised to the kernel, and how it is kept:
   nothing is checked: a check makes the kernel ask for the attributes of a directory after each
   change in it.
 * *Set-id bits and file capabilities* are ours to drop when a request says so (KILLPRIV_V2).
+* *A full device is full when all is heard.* The kernel queues FORGET apart from requests and hands
+  over either first (``fuse_dev_do_read``), so space that a program has freed may still be held. A
+  request without room is put aside, and served again when nothing is left in the queue.
 
 One thread serves requests in order and does idle work in between. Only ``fdatasync`` runs in a
 thread of its own, which touches nothing else and sends the reply of FSYNC itself. One that fails
@@ -52,7 +55,7 @@ from pmemfs.fuse.attributes import Attributes
 from pmemfs.fuse.callers import is_admin
 from pmemfs.fuse.native_mount import max_request_bytes
 from pmemfs.fuse.protocol import InitFlag, Opcode, OpenFlag, SetattrFlag
-from pmemfs.layout.geometry import MAX_FILE_BYTES, NAME_MAX, PAGE_BYTES
+from pmemfs.layout.geometry import NAME_MAX, PAGE_BYTES
 from pmemfs.reclaim import Reclaimer
 
 log = logging.getLogger("pmemfs.fuse")
@@ -148,6 +151,8 @@ class NativeFrontend:
         self._refused: dict[int, int] = {}  # inode: errno of a cached write, to be told the writer
         self._stale: set[int] = set()  # inodes of which the kernel has attributes out of date
         self._unique = 0  # of the request that is served
+        self._postponed: list[bytes] = []  # found no room, to be served again
+        self._may_postpone = True
         self._syncs: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._failed_syncs: queue.SimpleQueue[tuple[int, PmemfsError]] = queue.SimpleQueue()
         self._syncer = threading.Thread(target=self._run_syncs, name="fdatasync", daemon=True)
@@ -241,8 +246,11 @@ class NativeFrontend:
         while not self._done:
             if not queued:
                 queued = bool(poll(0))
-                if not queued and not self._spin(poll):
-                    self._wait(poller)
+                if not queued:
+                    if self._postponed:
+                        self._serve_postponed()
+                    if not self._spin(poll):
+                        self._wait(poller)
             try:
                 length = readv(fd, buffers)
             except BlockingIOError:  # that was all, or a signal
@@ -259,6 +267,8 @@ class NativeFrontend:
             left -= 1
             if not left:
                 left = _STEP_EVERY
+                if self._postponed:
+                    self._serve_postponed()
                 if self._stale:
                     self._invalidate_stale()
                 self._step_if_due()
@@ -323,13 +333,28 @@ class NativeFrontend:
         try:
             reply = handler(nodeid, uid, gid, self._view[_HEADER_BYTES:length])
         except OSError as error:
-            self._send_error(unique, error.errno or errno.EIO)
+            if error.errno == errno.ENOSPC and self._may_postpone:
+                self._postponed.append(bytes(self._view[:length]))
+                self._served[opcode] -= 1
+            else:
+                self._send_error(unique, error.errno or errno.EIO)
         except Exception:
             log.exception("unexpected error in request %s of inode %d", opcode, nodeid)
             self._send_error(unique, errno.EIO)
         else:
             if reply is not None:
                 self._send(unique, reply)
+
+    def _serve_postponed(self) -> None:
+        """Serve again what found no room, now that what was queued behind it has been served."""
+        postponed, self._postponed = self._postponed, []
+        self._may_postpone = False
+        try:
+            for request in postponed:
+                self._view[: len(request)] = request
+                self._dispatch(len(request))
+        finally:
+            self._may_postpone = True
 
     def _send(self, unique: int, reply: Buffer | list[Buffer]) -> None:
         if isinstance(reply, list):
@@ -640,14 +665,16 @@ class NativeFrontend:
         """Store what the kernel had cached: all of it, or it hears an error."""
         pages = inode.pages
         stamp = self._cache != "writeback"
+        written = 0
         try:
-            written = self._volume.write(inode.ino, offset, data, stamp=stamp)
-            if written < len(data):  # the kernel does not look at the count
-                code = errno.EFBIG if offset + len(data) > MAX_FILE_BYTES else errno.ENOSPC
-                raise PmemfsError(code, "a part of the cached data could not be stored")
+            while written < len(data):  # the kernel does not look at the count
+                written += self._volume.write(
+                    inode.ino, offset + written, data[written:], stamp=stamp
+                )
         except PmemfsError as error:
-            self._refused[inode.ino] = error.errno or errno.EIO
-            self._stale.add(inode.ino)
+            if error.errno != errno.ENOSPC or not self._may_postpone:
+                self._refused[inode.ino] = error.errno or errno.EIO
+                self._stale.add(inode.ino)
             raise
         if inode.pages != pages:
             self._stale.add(inode.ino)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -94,3 +96,26 @@ def punch(fd: int, offset: int, length: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
     assert libc.fallocate(fd, PUNCH, offset, length) == 0, os.strerror(ctypes.get_errno())
+
+
+def test_what_is_being_freed_is_waited_for(one: Mounted) -> None:
+    """The kernel may hand over a write before the FORGET that it queued earlier."""
+    root = one.directory
+    fd = os.open(root / "small0", os.O_WRONLY)
+    os.pwrite(fd, b"s", 0)
+    path_only = os.open(root / "whole", os.O_PATH)
+    (root / "whole").unlink()
+    os.kill(one.pid, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            os.close(path_only)
+            writes = [pool.submit(os.pwrite, fd, b"w" * MIB, at * MIB) for at in range(1, 4)]
+            assert not wait(writes, 0.2).done
+            os.kill(one.pid, signal.SIGCONT)
+    finally:
+        os.kill(one.pid, signal.SIGCONT)
+    assert [write.result() for write in writes] == [MIB] * 3
+    os.close(fd)
+    with pytest.raises(OSError, match="No space left"):
+        (root / "too much").write_bytes(bytes(4 * MIB))
+    assert (root / "small0").read_bytes()[MIB:] == b"w" * (3 * MIB)
