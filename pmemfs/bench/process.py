@@ -7,7 +7,7 @@ import errno
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pmemfs.errors import PmemfsError
@@ -69,13 +69,16 @@ def kill_group(process: subprocess.Popen[str]) -> None:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(deals_with_it: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Turn SIGINT, SIGTERM and SIGHUP into one KeyboardInterrupt; later ones are ignored.
 
-    So what cleans up is itself not interrupted.
+    So what cleans up is itself not interrupted. A SIGINT that ``deals_with_it`` is not turned
+    into anything.
     """
 
     def stop(number: int, frame: object) -> None:
+        if number == signal.SIGINT and deals_with_it():
+            return
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from pmemfs.bench import output
 from pmemfs.bench.ageing import ext4, profile, report
 from pmemfs.bench.ageing.rivals import RIVALS
-from pmemfs.bench.ageing.run import AgeingOptions, Result, Watch, run
+from pmemfs.bench.ageing.run import OURS, AgeingOptions, Result, Watch, run
 from pmemfs.bench.process import interruptible
 from pmemfs.cli import table
 from pmemfs.cli.mkfs import SizeType
@@ -125,7 +125,8 @@ def ageing_command(
 
     Ten samples are shown: the share of free space in free 2 MiB extents, the share of file data
     in whole extents, descriptors, space amplification, pages moved for each page written. Then
-    the goals of the project. Exit status 1 if one is not met.
+    the goals of the project. Exit status 1 if one is not met. Ctrl-C ends the volume's run early:
+    the others get the trace up to there, and all is shown; once more ends the command.
 
     \b
     Examples:
@@ -148,9 +149,10 @@ def ageing_command(
         **more,
     )
     modes = profile.SIZE_MODES if sizes == "both" else (sizes,)
-    with interruptible(), _progress() as watch:
+    early = _EarlyEnd(is_possible=vary is None)
+    with interruptible(early.ask), _progress(early) as watch:
         if vary is None:
-            met = _age(options, modes, watch, as_json=as_json, png=png)
+            met = _age(options, modes, watch, early, as_json=as_json, png=png)
         else:
             met = _compare(vary, replace(options, sizes=modes[0]), watch, as_json=as_json, png=png)
     context.exit(0 if met else 1)
@@ -168,8 +170,31 @@ def _chosen(names: str) -> tuple[str, ...]:
     return chosen
 
 
+class _EarlyEnd:
+    """What Ctrl-C asks for while the volume is aged: to end there, and to show the results."""
+
+    def __init__(self, *, is_possible: bool) -> None:
+        self._is_possible = is_possible
+        self.policy = ""
+        self.is_wanted = False
+
+    def ask(self) -> bool:
+        """Tell whether the run will end by itself; if not, whoever asks ends it."""
+        if self.is_wanted or not self._is_possible or self.policy != OURS:
+            return False
+        self.is_wanted = True
+        click.echo("ending early; once more to end without results", err=True)
+        return True
+
+
 def _age(
-    options: AgeingOptions, modes: tuple[str, ...], watch: Watch, *, as_json: bool, png: Path | None
+    options: AgeingOptions,
+    modes: tuple[str, ...],
+    watch: Watch,
+    early: _EarlyEnd,
+    *,
+    as_json: bool,
+    png: Path | None,
 ) -> bool:
     """Age once for each way to draw sizes; tell whether all goals are met."""
     results = []
@@ -179,6 +204,8 @@ def _age(
         results.append(run(replace(options, sizes=mode, rivals=rivals), watch))
         if not as_json:
             _print(results[-1])
+        if early.is_wanted:
+            break
     if as_json:
         documents = [_document(result) for result in results]
         click.echo(json.dumps({"environment": output.environment(), "runs": documents}, indent=2))
@@ -234,7 +261,7 @@ def _compare(
 
 
 @contextmanager
-def _progress() -> Iterator[Watch]:
+def _progress(early: _EarlyEnd) -> Iterator[Watch]:
     """Give a function that shows progress: a bar on a terminal, else a line now and then."""
     console = Console(stderr=True)
     columns = (
@@ -247,14 +274,16 @@ def _progress() -> Iterator[Watch]:
     tasks: dict[str, Any] = {}
     lines = _Lines(lambda text: click.echo(text, err=True))
 
-    def watch(policy: str, done: float, total: float) -> None:
+    def watch(policy: str, done: float, total: float) -> bool:
+        early.policy = policy
         if not console.is_terminal:
             lines.show(policy, done, total)
-            return
-        if policy not in tasks:
-            tasks[policy] = bar.add_task(policy, total=total)
-            bar.start()
-        bar.update(tasks[policy], completed=done, total=total)
+        else:
+            if policy not in tasks:
+                tasks[policy] = bar.add_task(policy, total=total)
+                bar.start()
+            bar.update(tasks[policy], completed=done, total=total)
+        return not early.is_wanted
 
     try:
         yield watch

@@ -141,7 +141,6 @@ def _progress() -> Iterator[Watch]:
         first.append(now) if not first else None
         if time.monotonic() - started < PROGRESS_AFTER_S or not bar.console.is_terminal:
             return
-        bar.start()
         done = now["free_extents"] - first[0]["free_extents"]
         bar.update(
             task,
@@ -150,6 +149,7 @@ def _progress() -> Iterator[Watch]:
             moved=now["pages_moved"],
             free=now["free_extents"],
         )
+        bar.start()
 
     try:
         yield watch

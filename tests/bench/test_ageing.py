@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,9 @@ PAGE = 4096
 SMALL = AgeingOptions(size_bytes=128 * MIB, overwrites=1.5, rivals=tuple(RIVALS))
 
 
-def ignore(policy: str, done: float, total: float) -> None:
+def ignore(policy: str, done: float, total: float) -> bool:
     assert done <= total * 1.1
+    return True
 
 
 # -- the profile ----------------------------------------------------------------------------------
@@ -285,6 +287,36 @@ def test_json_has_samples_and_goals() -> None:
     assert one["options"]["seed"] == 1
     assert {"text", "measured", "met"} == set(one["goals"][0])
     assert "kernel" in document["environment"]
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, *policies: str) -> Done:
+    """Run with Ctrl-C pressed once at each of these."""
+    left = set(policies)
+
+    def press(self: object, policy: str, done: float, total: float) -> None:
+        if policy in left:
+            left.remove(policy)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("pmemfs.cli.bench_ageing._Lines.show", press)
+    more = ["--size", "256M", "--sizes", "both", "--rivals", "first-fit", "--json"]
+    done = ageing("--overwrites", "100", *more)
+    assert not left
+    return done
+
+
+def test_ctrl_c_ends_the_run_and_shows_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = interrupted(monkeypatch, OURS)
+    assert "ending early" in done.stderr
+    (one,) = json.loads(done.stdout)["runs"]
+    assert 0 < one["samples"][OURS][-1]["overwrites"] < 2
+    assert one["samples"][FirstFit.name][-1]["overwrites"] > 0
+
+
+def test_ctrl_c_once_more_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = interrupted(monkeypatch, OURS, FirstFit.name)
+    assert done.exit_code not in (0, 1)
+    assert not done.stdout
 
 
 @pytest.mark.parametrize("what", ["promote", "placement"])

@@ -99,7 +99,7 @@ class Ext4:
 
 
 def age(
-    recorded: Recorded, size_bytes: int, overwrites: float, watch: Callable[[float], None]
+    recorded: Recorded, size_bytes: int, overwrites: float, watch: Callable[[float], object]
 ) -> list[Sample]:
     """Replay a trace, up to `MOST_OVERWRITES`; return ten samples. Raises `PmemfsError`."""
     total = min(overwrites, MOST_OVERWRITES)

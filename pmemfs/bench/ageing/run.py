@@ -21,8 +21,8 @@ SAMPLES = 10
 _MEAN_FILE_BYTES = 62_000
 _LOOK_EVERY = 512
 
-Watch = Callable[[str, float, float], None]
-"""Told ``(policy, overwrites done, overwrites to do)``, now and then."""
+Watch = Callable[[str, float, float], bool]
+"""Told ``(policy, overwrites done, overwrites to do)``, now and then; whether ours is to go on."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,11 @@ def _drive(
             samples.append(aged.sample(trace.bytes_written / options.size_bytes))
         if steps % _LOOK_EVERY:
             continue
-        watch(OURS, trace.bytes_written / options.size_bytes, options.overwrites)
+        if not watch(OURS, trace.bytes_written / options.size_bytes, options.overwrites):
+            break
         if options.minutes is not None and time.monotonic() - begin > options.minutes * 60:
             break
-    if trace.bytes_written < total:  # the time is over
+    if trace.bytes_written < total:
         samples.append(aged.sample(trace.bytes_written / options.size_bytes))
     return samples
 
