@@ -50,7 +50,9 @@ def _watched(method: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 return method(self, *args, **kwargs)
             except PmemfsError as error:
-                if error.errno != errno.ENOSPC or not self.free_orphans():
+                if error.errno != errno.ENOSPC or self.note_error(error):
+                    raise
+                if not self.free_orphans():
                     raise
             return method(self, *args, **kwargs)
         except Exception as error:
