@@ -207,6 +207,18 @@ def load_matplotlib() -> Any:
         ) from error
 
 
+def validate_picture(path: Path) -> None:
+    """Raise `PmemfsError` if a picture could not be written there, before there is one."""
+    load_matplotlib()
+    known = importlib.import_module("matplotlib.figure").Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise PmemfsError(
+            errno.EINVAL, f"{path}: no kind of picture; known are {', '.join(sorted(known))}"
+        )
+    if not path.resolve().parent.is_dir():
+        raise PmemfsError(errno.ENOENT, f"{path.parent}: no such directory")
+
+
 def write_chart(results: Results, path: Path) -> None:
     """Write the ratios as horizontal bars on a logarithmic scale, a mark at each goal."""
     pyplot = load_matplotlib()

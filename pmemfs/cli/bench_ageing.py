@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -24,7 +25,6 @@ from pmemfs.cli.mkfs import SizeType
 from pmemfs.fs.placement import DEFAULT_PLACEMENT, DEFAULT_PROMOTE_PERCENT, PLACEMENTS
 from pmemfs.fs.placement import threshold_pages as threshold_pages_of
 from pmemfs.layout.geometry import MIN_DEVICE_BYTES
-from pmemfs.units import format_size
 
 LONG_BYTES, LONG_OVERWRITES = 16 << 30, 50.0
 CURVE_PERCENTS = (25, 50, 75, 90)
@@ -99,7 +99,7 @@ _RIVALS = (*RIVALS, ext4.NAME)
     "--png",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Draw it; needs matplotlib.",
+    help="Draw it (both ways to draw sizes: a second one, -bounds); needs matplotlib.",
 )
 @click.pass_context
 def ageing_command(
@@ -120,13 +120,15 @@ def ageing_command(
     Files of published sizes and lifetimes (Agrawal et al. 2007) are made and removed until the
     device has been overwritten so often. The allocator's real path is taken: names, inodes, maps,
     owner pages, the journal, split tables, and the reclaimer between requests. The same trace
-    then goes to models of 4 KiB first fit and of two trees of free space, and to a real ext4
-    (create, fallocate, unlink; up to 5 overwrites; needs root and a loop device).
+    then goes to models of 4 KiB first fit and of two trees of free space (for one CPU, and for
+    four), and to a real ext4 (create, fallocate, unlink; up to 5 overwrites; needs root and a
+    loop device).
 
-    Ten samples are shown: the share of free space in free 2 MiB extents, the share of file data
-    in whole extents, descriptors, space amplification, pages moved for each page written. Then
-    the goals of the project. Exit status 1 if one is not met. Ctrl-C ends the volume's run early:
-    the others get the trace up to there, and all is shown; once more ends the command.
+    Ten samples are shown: the share of free space in free 2 MiB extents (and what part of the
+    device these are), the share of file data in whole extents, descriptors, space amplification,
+    pages moved in the background, and copied by promotion, for each page written. Then the goals
+    of the project. Exit status 1 if one is not met. Ctrl-C ends the volume's run early: the others
+    get the trace up to there, and all is shown; once more ends the command.
 
     \b
     Examples:
@@ -139,9 +141,14 @@ def ageing_command(
     if more["size_bytes"] < MIN_DEVICE_BYTES:
         raise click.BadParameter("an image has at least 64 MiB", param_hint="'--size'")
     if is_long:
+        _refuse_beside("--long", context, "size_bytes", "overwrites")
         more |= {"size_bytes": LONG_BYTES, "overwrites": LONG_OVERWRITES}
+    if vary is not None:
+        _refuse_beside(f"--vary {vary}", context, "rivals", vary)
+        if sizes == "both" and _is_given(context, "sizes"):
+            raise click.UsageError("--vary draws sizes in one way: within or bounds")
     if png is not None:
-        output.load_matplotlib()
+        output.validate_picture(png)
     options = AgeingOptions(
         full=full / 100,
         threshold_pages=threshold_pages_of(promote),
@@ -156,6 +163,17 @@ def ageing_command(
         else:
             met = _compare(vary, replace(options, sizes=modes[0]), watch, as_json=as_json, png=png)
     context.exit(0 if met else 1)
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def _refuse_beside(option: str, context: click.Context, *names: str) -> None:
+    """Refuse options that another one would make meaningless."""
+    for parameter in context.command.params:
+        if parameter.name in names and _is_given(context, parameter.name):
+            raise click.UsageError(f"{option} says it already: leave {parameter.opts[0]} out")
 
 
 def _chosen(names: str) -> tuple[str, ...]:
@@ -199,19 +217,18 @@ def _age(
     """Age once for each way to draw sizes; tell whether all goals are met."""
     results = []
     for mode in modes:
-        # rivals get the trace with tails; at the bounds there is nothing to place badly
-        rivals = options.rivals if mode == modes[0] else ()
-        results.append(run(replace(options, sizes=mode, rivals=rivals), watch))
+        results.append(run(replace(options, sizes=mode), watch))
         if not as_json:
             _print(results[-1])
+        if png is not None:
+            is_first = mode == modes[0]
+            report.write_plot(results[-1], png if is_first else png.with_stem(f"{png.stem}-{mode}"))
         if early.is_wanted:
             break
     if as_json:
         documents = [_document(result) for result in results]
         click.echo(json.dumps({"environment": output.environment(), "runs": documents}, indent=2))
-    if png is not None:
-        report.write_plot(results[0], png)
-    return all(goal.met for goal in report.goals(results[0]))
+    return all(goal.met for result in results for goal in report.goals(result))
 
 
 def _document(result: Result) -> dict[str, Any]:
@@ -219,11 +236,7 @@ def _document(result: Result) -> dict[str, Any]:
 
 
 def _print(result: Result) -> None:
-    o = result.options
-    table.heading(
-        f"{format_size(o.size_bytes)}, overwritten {o.overwrites:g} times, {o.full:.0%} full, "
-        f"{report.MODE_TEXT[o.sizes]}"
-    )
+    table.heading(report.heading(result))
     table.table(*report.policy_table(result))
     for line in report.left_out_lines(result):
         table.line(line)
@@ -231,7 +244,10 @@ def _print(result: Result) -> None:
     table.table(*report.our_table(result))
     table.facts(report.fixed_facts(result))
     table.heading("Goals")
-    table.table(*report.goal_table(result))
+    if report.goals(result):
+        table.table(*report.goal_table(result))
+    else:
+        table.line("none: it ended before the device had been overwritten once")
 
 
 def _compare(
@@ -251,8 +267,13 @@ def _compare(
         by_name = {name: run(replace(options, placement=name), watch) for name in PLACEMENTS}
         results = dict(by_name)
         columns, rows = report.placement_table(by_name)
+        if png is not None:
+            report.write_placement_plot(by_name, png)
     if as_json:
         documents = {str(value): result.document() for value, result in results.items()}
+        if vary == "promote":
+            for value, result in results.items():
+                documents[str(value)]["by_arithmetic"] = report.curve_document(result)
         document = {"environment": output.environment(), "vary": vary, "runs": documents}
         click.echo(json.dumps(document, indent=2))
     else:

@@ -96,6 +96,7 @@ class Files:
         self._threshold_pages = threshold_pages
         self.candidates = Candidates()
         self.pages_written = 0
+        self.pages_promoted = 0
         # of the running call: what it stamps, if it does, and whether it leaves the size alone
         self._now_ns: int | None = None
         self._keeps_size = False
@@ -398,8 +399,10 @@ class Files:
             pfn = extent << EXTENT_PAGE_SHIFT
             self._maps.assign(tx, inode, (first, PAGES_PER_EXTENT, pfn, True))
             self.free_runs(tx, inode, old)
-            inode.pages += PAGES_PER_EXTENT - sum(count for _, count, _, _ in old)
+            old_pages = sum(count for _, count, _, _ in old)
+            inode.pages += PAGES_PER_EXTENT - old_pages
             self._change_size(tx, inode, max(inode.size, offset + len(data)))
+        self.pages_promoted += old_pages
         assert self._tables is not None
         self._tables.touch_whole(pfn, PAGES_PER_EXTENT, lines + (len(data) + 63 >> 6))
 

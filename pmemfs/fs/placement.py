@@ -9,7 +9,8 @@ Hysteresis: the last piece of a file is demoted when it uses less than 7/8 of th
 whole extent (`demotes`), and what has been demoted is promoted at the threshold only: 1/16 of a
 piece has to be written in between. Demotion also waits until the extent is idle, and spends the
 budget of compaction, so a file that grows and shrinks across both makes no move that its own
-writes have not paid for.
+writes have not paid for: at most half a page for each page written, and a promotion after each
+demotion copies about as much again (``pages_promoted``).
 """
 
 from __future__ import annotations

@@ -847,6 +847,11 @@ class Volume:
         """Pages of file data that were asked to be written or allocated since the mount."""
         return self._files.pages_written
 
+    @property
+    def pages_promoted(self) -> int:
+        """Pages copied into whole extents since the mount, by writes that filled their pieces."""
+        return self._files.pages_promoted
+
     def _arenas(self) -> list[Arena]:
         arenas = [*self.data_arenas, self.metadata_arena]
         return arenas if self.moves is None else [*arenas, self.moves.holes]

@@ -19,8 +19,8 @@ is warned by the sequence word around split and unsplit.
 only what is used.
 
 Coming back is counted: a split of an extent that this mount has split before is a re-split, and
-``resplit_stores`` are the stores that such splits made (5 each: the sequence word twice, the
-table, the head, and one more for a table in an extent just taken).
+``resplit_stores`` are the stores that such splits made (4 each: the sequence word twice, the
+table with its 32 KiB of zeros, the head; and one more for a table in an extent just taken).
 
 Invariant 2: the flag with the current generation is set in a head exactly while ``_tables`` has
 the extent. Heads of whole extents carry access and wear only.

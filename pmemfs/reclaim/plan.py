@@ -15,8 +15,8 @@ first, where a page of an extent that is in use counts as two. Moves have a budg
 each page written, so compaction at most makes half as many stores again as those who write. When it
 has been asked for, neither limit holds: it goes on until the holes left are fewer than one extent.
 
-Cost of coming back: a table given back too early is split again for 5 stores and 32 KiB of
-zeros, and a store more for each run of pages touched (`SplitTables.resplit_stores` counts).
+Cost of coming back: a table given back too early is split again for 4 stores, 32 KiB of zeros
+among them (`SplitTables.resplit_stores` counts), and then a store for each run of pages touched.
 """
 
 from __future__ import annotations

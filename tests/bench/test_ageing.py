@@ -13,7 +13,7 @@ from click.testing import Result as Done
 
 from pmemfs.bench.ageing import ext4, profile, report
 from pmemfs.bench.ageing.ours import AgedVolume, image_folder
-from pmemfs.bench.ageing.rivals import CPUS, RIVALS, FirstFit, Rival, TwoTrees
+from pmemfs.bench.ageing.rivals import RIVALS, FirstFit, Rival, TwoTrees, TwoTreesOfFour
 from pmemfs.bench.ageing.run import OURS, AgeingOptions, replay, run
 from pmemfs.bench.ageing.store import measure_owners
 from pmemfs.bench.ageing.trace import Recorded, Trace
@@ -135,32 +135,32 @@ def test_first_fit_takes_the_lowest_pages() -> None:
     assert runs_of(rival, 4) == [(14, 6), (30, 2)]
 
 
-def test_two_trees_use_whole_extents_and_then_own_holes() -> None:
-    rival = TwoTrees(64 * MIB)
-    share = 32 // CPUS * PAGES_PER_EXTENT
+def test_two_trees_use_whole_extents_and_holes_before_they_break_one() -> None:
+    rival = TwoTrees(8 * MIB)
     rival.create(0, 2 * MIB + 3 * PAGE)
     assert runs_of(rival, 0) == [(0, 512), (512, 3)]
+    rival.create(1, 509 * PAGE)
+    rival.create(2, PAGE)
+    assert runs_of(rival, 2) == [(1024, 1)], "no hole is left"
+    rival.remove(0)
+    rival.create(3, 5 * PAGE)
+    assert runs_of(rival, 3) == [(512, 3), (1025, 2)], "the first hole, however small"
+    rival.create(4, 2 * MIB)
+    assert runs_of(rival, 4) == [(0, 512)], "the lowest extent, that has come free"
+    rival.create(5, 2 * MIB + 4 * PAGE)
+    assert runs_of(rival, 5) == [(1536, 512), (1027, 4)]
+
+
+def test_two_trees_with_shares_for_cpus() -> None:
+    rival = TwoTreesOfFour(64 * MIB)
+    share = 8 * PAGES_PER_EXTENT
+    rival.create(0, 3 * PAGE)
     rival.create(1, PAGE)
     assert runs_of(rival, 1) == [(share, 1)], "an own extent is broken, though others have holes"
-    rival.create(CPUS, 5 * PAGE)
-    assert runs_of(rival, CPUS) == [(515, 5)]
-    rival.remove(0)
-    rival.create(2 * CPUS, 3 * PAGE)
-    assert runs_of(rival, 2 * CPUS) == [(512, 3)], "the hole that has come free"
-    rival.create(3 * CPUS, 2 * MIB)
-    assert runs_of(rival, 3 * CPUS) == [(0, 512)], "the extent that has come free"
-
-
-def test_two_trees_cut_a_request_when_no_hole_is_large_enough() -> None:
-    rival = TwoTrees(8 * MIB)
-    for number in range(2048 // 2):
-        rival.create(number, 2 * PAGE)
-    for number in range(2048 // 2):
-        if number // CPUS % 2:
-            rival.remove(number)
-    rival.create(5000, 7 * PAGE)
-    assert sum(count for _, count in runs_of(rival, 5000)) == 7
-    assert len(runs_of(rival, 5000)) >= 2
+    rival.create(4, 16 * MIB - 4 * PAGE)
+    assert runs_of(rival, 4)[-1] == (3, 508), "the rest fills the hole"
+    rival.create(8, 3 * PAGE)
+    assert runs_of(rival, 8) == [(511, 1), (2 * share, 2)], "then the share with most free pages"
 
 
 @pytest.mark.parametrize("rival_class", RIVALS.values())
@@ -202,7 +202,7 @@ def test_measuring_owners() -> None:
 def test_a_run_meets_what_does_not_depend_on_its_length() -> None:
     result = run(SMALL, ignore)
     assert list(result.samples) == [OURS, *(rival.name for rival in RIVALS.values())]
-    assert [len(samples) for samples in result.samples.values()] == [10, 10, 10]
+    assert [len(samples) for samples in result.samples.values()] == [10] * 4
     last = result.samples[OURS][-1]
     assert last.overwrites == pytest.approx(1.5, abs=0.1)
     assert last.full == pytest.approx(0.75, abs=0.03)
@@ -210,6 +210,11 @@ def test_a_run_meets_what_does_not_depend_on_its_length() -> None:
     assert result.left == {"extents_not_free": 0, "split_extents": 0, "inodes": 0}
     assert result.idle is not None
     assert result.idle.columns["descriptors_now"] == 0
+    assert result.active is not None
+    active = result.active.columns
+    assert active["split_extents"] == active["small_extents"] > 0
+    assert active["descriptors_now"] == active["descriptors_active"]
+    assert 0 < last.columns["promoted_per_written"] < 0.5
     for rival in RIVALS.values():
         assert result.samples[rival.name][-1].files == last.files
     assert any(goal.text.startswith("all free") and goal.met for goal in report.goals(result))
@@ -284,6 +289,7 @@ def test_json_has_samples_and_goals() -> None:
     document = json.loads(ageing("--rivals", "none", "--json").stdout)
     (one,) = document["runs"]
     assert len(one["samples"]["pmemfs"]) == 10
+    assert one["complete"]
     assert one["options"]["seed"] == 1
     assert {"text", "measured", "met"} == set(one["goals"][0])
     assert "kernel" in document["environment"]
@@ -309,7 +315,11 @@ def test_ctrl_c_ends_the_run_and_shows_what_there_is(monkeypatch: pytest.MonkeyP
     done = interrupted(monkeypatch, OURS)
     assert "ending early" in done.stderr
     (one,) = json.loads(done.stdout)["runs"]
-    assert 0 < one["samples"][OURS][-1]["overwrites"] < 2
+    assert 0 < one["overwrites"] < 2
+    assert one["overwrites"] == one["samples"][OURS][-1]["overwrites"]
+    assert not one["complete"]
+    assert not one["goals"], "nothing is judged while the device fills"
+    assert done.exit_code == 0
     assert one["samples"][FirstFit.name][-1]["overwrites"] > 0
 
 
@@ -327,9 +337,30 @@ def test_comparing(what: str) -> None:
         assert text in done.output
 
 
-def test_wrong_arguments() -> None:
-    assert "is none of" in ageing("--rivals", "btrfs").stderr
-    assert "64 MiB" in ageing("--size", "1M").stderr
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("--rivals btrfs", "is none of"),
+        ("--size 1M", "64 MiB"),
+        ("--long", "leave --size out"),
+        ("--vary promote --rivals none", "leave --rivals out"),
+        ("--vary promote --promote 40", "leave --promote out"),
+        ("--vary placement --placement one", "leave --placement out"),
+        ("--vary placement --sizes both", "in one way"),
+    ],
+)
+def test_wrong_arguments(arguments: str, reason: str) -> None:
+    done = ageing(*arguments.split())
+    assert done.exit_code == 2
+    assert reason in done.stderr
+
+
+@pytest.mark.parametrize("name", ["no such/x.png", "x.xyz"])
+def test_a_picture_that_cannot_be_written_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("matplotlib")
+    done = ageing("--png", str(tmp_path / name), "--overwrites", "1000")
+    assert done.exit_code == 1
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_plot_without_matplotlib_is_refused_at_once(
@@ -342,9 +373,14 @@ def test_a_plot_without_matplotlib_is_refused_at_once(
 
 
 @pytest.mark.filterwarnings("default")  # matplotlib's own
-@pytest.mark.parametrize("more", [("--rivals", "first-fit"), ("--vary", "promote")])
+@pytest.mark.parametrize(
+    "more",
+    [("--rivals", "first-fit", "--sizes", "both"), ("--vary", "promote"), ("--vary", "placement")],
+)
 def test_plots(tmp_path: Path, more: tuple[str, ...]) -> None:
     pytest.importorskip("matplotlib")
-    path = tmp_path / "plot.png"
-    ageing("--png", str(path), *more)
-    assert path.read_bytes().startswith(b"\x89PNG")
+    ageing("--png", str(tmp_path / "plot.png"), *more)
+    names = ["plot.png"] if "--vary" in more else ["plot-bounds.png", "plot.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    for path in tmp_path.iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG")

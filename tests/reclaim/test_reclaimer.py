@@ -284,7 +284,9 @@ def test_no_ping_pong_at_the_threshold(
     if swing_pages <= 32:
         assert changes == 0
         assert volume.moves.pages_moved == 0
+        assert volume.pages_promoted == 0
     assert volume.moves.pages_moved <= MOVES_PER_WRITE * volume.pages_written
+    assert volume.pages_promoted <= volume.moves.pages_moved + THRESHOLD
 
 
 def test_a_log_that_grows_slowly_is_demoted_once(volume: Volume, clock: ManualClock) -> None:

@@ -187,6 +187,7 @@ class AgedVolume:
                 "amplification": owned_bytes / max(1, self.file_bytes),
                 "amplification_all": used_pages * PAGE_BYTES / max(1, self.file_bytes),
                 "moved_per_written": moves.pages_moved / max(1, written),
+                "promoted_per_written": self.volume.pages_promoted / max(1, written),
                 "resplits": tables.resplits,
                 "resplit_stores": tables.resplit_stores,
             },
@@ -209,6 +210,13 @@ class AgedVolume:
         for _ in range(200):
             self.rest()
             self.clock.ns += 10**9
+
+    def touch_all(self) -> None:
+        """Read the last piece of every file, which splits every small extent."""
+        for parent, name, size in self._files.values():
+            if size:
+                first = (size - 1) // EXTENT_BYTES * EXTENT_BYTES
+                self.volume.read(self.volume.lookup(parent, name).ino, first, size - first)
 
     def remove_all(self) -> dict[str, int]:
         """Remove every file and directory, rest, and return what is left; all 0 if all is well."""

@@ -14,6 +14,7 @@ from pmemfs.bench.ageing.run import OURS, Result
 from pmemfs.bench.ageing.store import Sample
 from pmemfs.bench.output import load_matplotlib
 from pmemfs.layout.geometry import PAGES_PER_EXTENT
+from pmemfs.units import format_size
 
 Table = tuple[list[str], list[tuple[str, ...]]]
 
@@ -33,7 +34,9 @@ class Goal(NamedTuple):
 
 
 def goals(result: Result) -> list[Goal]:
-    """Hold a result against the goals of the project."""
+    """Hold a result against the goals of the project; none for a run that ended in the filling."""
+    if not result.is_complete and result.overwrites < 1:
+        return []
     ours = result.samples[OURS][-1]
     c = ours.columns
     least = 0.9 if result.options.full <= _FULL_LIMIT else 0.7
@@ -57,7 +60,8 @@ def goals(result: Result) -> list[Goal]:
                 )
             )
     if result.options.full <= _FULL_LIMIT:
-        share = c["descriptors_active"]
+        assert result.active is not None
+        share = max(c["descriptors_active"], result.active.columns["descriptors_now"])
         text = "page descriptors, everything active: at most 0.65 % of the device"
         found.append(Goal(text, _percent(share, 3), share <= 0.0065))
     assert result.idle is not None
@@ -70,7 +74,7 @@ def goals(result: Result) -> list[Goal]:
             c["amplification"] <= 1.15,
         ),
         Goal(
-            "pages moved for each page written at most 0.5",
+            "pages moved in the background for each page written at most 0.5",
             f"{c['moved_per_written']:.3f}",
             c["moved_per_written"] <= 0.5,
         ),
@@ -88,6 +92,18 @@ def _at(samples: Sequence[Sample], overwrites: float) -> Sample:
     return min(samples, key=lambda sample: abs(sample.overwrites - overwrites))
 
 
+def heading(result: Result) -> str:
+    """Return what was done, in a line."""
+    o = result.options
+    times = f"{o.overwrites:g} times"
+    if not result.is_complete:
+        times = f"{result.overwrites:.1f} of {times} (ended early)"
+    return (
+        f"{format_size(o.size_bytes)}, overwritten {times}, {o.full:.0%} full, "
+        f"{MODE_TEXT[o.sizes]}, promoted at {o.threshold_pages} pages, seed {o.seed}"
+    )
+
+
 def goal_table(result: Result) -> Table:
     """Return the goals as a table."""
     rows: list[tuple[str, ...]] = [
@@ -98,12 +114,24 @@ def goal_table(result: Result) -> Table:
 
 def policy_table(result: Result) -> Table:
     """Return the table of all policies, a row for each sample."""
-    columns = ["policy", ">overwritten", ">full", ">files", ">free in 2 MiB", ">files in 2 MiB"]
+    columns = [
+        "policy", ">overwritten", ">full", ">files", ">free in 2 MiB", ">of the device",
+        ">files in 2 MiB",
+    ]  # fmt: skip
     rows: list[tuple[str, ...]] = []
     for name, samples in result.samples.items():
         for s in samples:
-            cells = (_percent(s.full), f"{s.files:,}", _percent(s.free_whole))
-            rows.append((name, f"{s.overwrites:.1f}x", *cells, _percent(s.file_whole)))
+            rows.append(
+                (
+                    name,
+                    f"{s.overwrites:.1f}x",
+                    _percent(s.full),
+                    f"{s.files:,}",
+                    _percent(s.free_whole),
+                    _percent(s.free_whole * (1 - s.full)),
+                    _percent(s.file_whole),
+                )
+            )
     return columns, rows
 
 
@@ -113,10 +141,13 @@ _OUR_COLUMNS: dict[str, tuple[str, int | None]] = {
     ">whole": ("whole_extents", None),
     ">descriptors, all active": ("descriptors_active", 3),
     ">now": ("descriptors_now", 3),
+    ">heads": ("heads", 5),
+    ">reserve": ("reserve", 3),
     ">owner pages": ("owner_pages", 3),
     ">amplification": ("amplification", -3),
     ">all in all": ("amplification_all", -3),
     ">moved/written": ("moved_per_written", -3),
+    ">promoted/written": ("promoted_per_written", -3),
 }
 
 
@@ -124,8 +155,9 @@ def our_table(result: Result) -> Table:
     """Return what only the volume has: extents, descriptors, amplification, moves."""
     samples = result.samples[OURS]
     rows = [(f"{s.overwrites:.1f}x", *_our_cells(s)) for s in samples]
-    if result.idle is not None:
-        rows.append(("idle", *_our_cells(result.idle)))
+    for name, sample in (("idle", result.idle), ("all read", result.active)):
+        if sample is not None:
+            rows.append((name, *_our_cells(sample)))
     return [">overwritten", *_OUR_COLUMNS, ">pages/run"], rows
 
 
@@ -141,11 +173,9 @@ def _our_cells(sample: Sample) -> tuple[str, ...]:
 
 
 def fixed_facts(result: Result) -> list[tuple[str, str]]:
-    """Return the overheads that are always there, as labels and values."""
+    """Return what does not change from sample to sample, as labels and values."""
     c = result.samples[OURS][-1].columns
     return [
-        ("head descriptors", f"{_percent(c['heads'], 5)} of the device"),
-        ("the reserve for split tables", f"{_percent(c['reserve'], 3)} of the device"),
         ("stores for each extent split again", _per(c["resplit_stores"], c["resplits"])),
         ("files made", f"{result.files_made:,} in {result.seconds:.0f} s"),
     ]
@@ -166,21 +196,26 @@ def curve_table(results: dict[int, Result]) -> Table:
     for percent, result in results.items():
         sample = result.samples[OURS][-1]
         c = sample.columns
-        pages = result.options.threshold_pages
-        full = result.options.full
-        amplification, descriptors = profile.by_arithmetic(pages, result.options.sizes, full)
+        computed = curve_document(result)
         rows.append(
             (
                 f"{percent}%",
                 f"{c['amplification']:.3f}",
-                f"{amplification:.3f}",
+                f"{computed['amplification']:.3f}",
                 _percent(c["descriptors_active"], 3),
-                _percent(descriptors, 3),
+                _percent(computed["descriptors_active"], 3),
                 _percent(sample.free_whole),
                 f"{c['moved_per_written']:.3f}",
             )
         )
     return columns, rows
+
+
+def curve_document(result: Result) -> dict[str, float]:
+    """Return what arithmetic says about a threshold, for JSON."""
+    o = result.options
+    amplification, descriptors = profile.by_arithmetic(o.threshold_pages, o.sizes, o.full)
+    return {"amplification": amplification, "descriptors_active": descriptors}
 
 
 def placement_table(results: dict[str, Result]) -> Table:
@@ -230,8 +265,11 @@ def write_plot(result: Result, path: Path) -> None:
             middle.plot(x, [100 * (s.file_whole or 0) for s in samples], marker="o", label=name)
     ours = result.samples[OURS]
     x = [s.overwrites for s in ours]
-    for column, label in (("descriptors_active", "all active"), ("descriptors_now", "now")):
-        right.plot(x, [100 * s.columns[column] for s in ours], marker="o", label=label)
+    for column, label, style in (
+        ("descriptors_active", "all active, computed", "o-"),
+        ("descriptors_now", "now", "x--"),
+    ):
+        right.plot(x, [100 * s.columns[column] for s in ours], style, label=label)
     right.axhline(100 / 64, color="gray", linestyle=":", label="flat, 64 bytes for 4 KiB")
     for axes, title in (
         (left, "free space in free 2 MiB extents, %"),
@@ -243,10 +281,25 @@ def write_plot(result: Result, path: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.grid(linewidth=0.3)
         axes.legend()
-    figure.suptitle(
-        f"{result.options.full:.0%} full, {MODE_TEXT[result.options.sizes]}, seed "
-        f"{result.options.seed}"
-    )
+    figure.suptitle(heading(result))
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def write_placement_plot(results: dict[str, Result], path: Path) -> None:
+    """Draw the share of whole free extents over the overwrites, a line for each policy."""
+    pyplot = load_matplotlib()
+    figure, axes = pyplot.subplots(figsize=(7, 5))
+    for name, result in results.items():
+        samples = result.samples[OURS]
+        x = [s.overwrites for s in samples]
+        axes.plot(x, [100 * s.free_whole for s in samples], marker="o", label=name)
+    axes.set_xlabel("device overwritten, times")
+    axes.set_ylabel("free space in free 2 MiB extents, %")
+    axes.set_title(f"which arena a page goes to, {result.options.full:.0%} full")
+    axes.grid(linewidth=0.3)
+    axes.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -4,14 +4,16 @@ They are given no metadata at all, so all of their device is for files.
 
 * `FirstFit`: 4 KiB pages, always the lowest free ones. What a file system without any notion of
   2 MiB does.
-* `TwoTrees`: free space as aligned extents and as holes, a share of both for each CPU. Large
-  requests take whole extents, the rest goes to the first hole that is large enough: of the own
-  share first, then an own extent is broken, then the holes of others are used. What hugepage-aware
-  file systems for persistent memory do (Kadekodi et al., *WineFS*, SOSP 2021).
+* `TwoTrees`: free space as aligned extents and as holes, a share of both for each CPU. Pieces of
+  2 MiB take whole extents; the rest takes the first holes of the own share, however small, and
+  breaks its lowest extent only when there is no hole. When a share is used up the one with most
+  free pages helps out. What hugepage-aware file systems for persistent memory do (Kadekodi et al.,
+  *WineFS*, SOSP 2021, and its ``balloc.c``).
 """
 
 from __future__ import annotations
 
+import heapq
 from itertools import pairwise
 
 import numpy as np
@@ -19,11 +21,6 @@ import numpy as np
 from pmemfs.bench.ageing.store import Sample, measure_owners
 from pmemfs.errors import no_space
 from pmemfs.layout.geometry import PAGE_SHIFT, PAGES_PER_EXTENT
-
-CPUS = 4
-_FREE_RUN = [bytes(n) for n in range(PAGES_PER_EXTENT + 1)]
-_USED_RUN = [b"\1" * n for n in range(PAGES_PER_EXTENT + 1)]
-_ASIDE_RUN = b"\2" * PAGES_PER_EXTENT
 
 Runs = list[tuple[int, int]]
 
@@ -114,101 +111,75 @@ class TwoTrees(Rival):
     """
 
     name = "two trees"
+    cpus = 1
 
     def __init__(self, size_bytes: int) -> None:
         super().__init__(size_bytes)
         n_extents = self.n_pages // PAGES_PER_EXTENT
-        self.n_pages = n_extents * PAGES_PER_EXTENT
-        self.used[:] = b"\2" * len(self.used)
+        self.n_pages = self.free_pages = n_extents * PAGES_PER_EXTENT
+        self.used = bytearray(b"\2") * self.n_pages
+        self.owners = self.owners[: self.n_pages]
+        bounds = [n_extents * cpu // self.cpus for cpu in range(self.cpus + 1)]
         self._in_use = [0] * n_extents
-        bounds = [n_extents * cpu // CPUS for cpu in range(CPUS + 1)]
-        self._shares = list(pairwise(bounds))
-        self._aligned = [list(range(stop - 1, start - 1, -1)) for start, stop in self._shares]
-        self._cpu_of = [cpu for cpu, (a, b) in enumerate(self._shares) for _ in range(a, b)]
-        # by CPU and power of two: there is no hole of that size before this page
-        self._hints = [[a * PAGES_PER_EXTENT] * 10 for a, _ in self._shares]
+        self._cpu_of = [cpu for cpu, (a, b) in enumerate(pairwise(bounds)) for _ in range(a, b)]
+        self._aligned = [list(range(a, b)) for a, b in pairwise(bounds)]  # heaps
+        self._free = [(b - a) * PAGES_PER_EXTENT for a, b in pairwise(bounds)]
+        self._ends = [stop * PAGES_PER_EXTENT for stop in bounds[1:]]
+        self._lowest = [start * PAGES_PER_EXTENT for start in bounds[:-1]]  # no hole is below
 
     def allocate(self, number: int, pages: int) -> Runs:
         """See `Rival.allocate`."""
-        cpu, runs = number % CPUS, []
-        while pages >= PAGES_PER_EXTENT:
-            extent = self._take_aligned(cpu)
-            if extent is None:
-                break
-            self._in_use[extent] = PAGES_PER_EXTENT
-            start = extent * PAGES_PER_EXTENT
-            self.used[start : start + PAGES_PER_EXTENT] = _USED_RUN[PAGES_PER_EXTENT]
-            runs.append((start, PAGES_PER_EXTENT))
-            pages -= PAGES_PER_EXTENT
+        cpu, runs = number % self.cpus, []
         while pages:
-            part = min(pages, PAGES_PER_EXTENT - 1)
-            runs += self._fill(cpu, part)
-            pages -= part
+            if not self._free[cpu]:
+                cpu = max(range(self.cpus), key=self._free.__getitem__)
+            if pages >= PAGES_PER_EXTENT and self._aligned[cpu]:
+                run = heapq.heappop(self._aligned[cpu]) * PAGES_PER_EXTENT, PAGES_PER_EXTENT
+            else:
+                # more than 2 MiB is never asked for at once
+                run = self._take_hole(cpu, min(pages, PAGES_PER_EXTENT))
+            self._mark(cpu, *run)
+            runs.append(run)
+            pages -= run[1]
         return runs
 
-    def _take_aligned(self, cpu: int) -> int | None:
-        """Take an aligned extent: an own one, else of the CPU that has most."""
-        if not self._aligned[cpu]:
-            cpu = max(range(CPUS), key=lambda other: len(self._aligned[other]))
-        return self._aligned[cpu].pop() if self._aligned[cpu] else None
+    def _take_hole(self, cpu: int, pages: int) -> tuple[int, int]:
+        """Return the first hole of a share, or as much of it as is needed."""
+        start = self.used.find(0, self._lowest[cpu], self._ends[cpu])
+        if start < 0:
+            start = heapq.heappop(self._aligned[cpu]) * PAGES_PER_EXTENT
+            self.used[start : start + PAGES_PER_EXTENT] = bytes(PAGES_PER_EXTENT)
+        self._lowest[cpu] = start
+        window = self.used[start : min(start + pages, self._ends[cpu])]
+        return start, len(window) - len(window.lstrip(b"\0"))
 
-    def _fill(self, cpu: int, pages: int) -> Runs:
-        """Find a hole of the own share, break an own extent, or go to others; at last, any."""
-        start = self._find_hole(cpu, pages)
-        if start is None and self._aligned[cpu]:
-            start = self._break(self._aligned[cpu].pop())
-        if start is None:
-            for other in range(CPUS):
-                start = self._find_hole(other, pages)
-                if start is not None:
-                    break
-        if start is None:
-            extent = self._take_aligned(cpu)
-            start = self._break(extent) if extent is not None else None
-        if start is not None:
-            return [self._mark(start, pages)]
-        half = pages // 2
-        return self._fill(cpu, pages - half) + self._fill(cpu, half)
-
-    def _find_hole(self, cpu: int, pages: int) -> int | None:
-        stop = self._shares[cpu][1]
-        size_class = pages.bit_length() - 1
-        hint = self._hints[cpu][size_class]
-        start = self.used.find(_FREE_RUN[pages], hint, stop * PAGES_PER_EXTENT)
-        if pages == 1 << size_class:
-            self._hints[cpu][size_class] = start if start >= 0 else stop * PAGES_PER_EXTENT
-        return start if start >= 0 else None
-
-    def _break(self, extent: int) -> int:
-        start = extent * PAGES_PER_EXTENT
-        self.used[start : start + PAGES_PER_EXTENT] = _FREE_RUN[PAGES_PER_EXTENT]
-        self._lower_hints(extent, start)
-        return start
-
-    def _lower_hints(self, extent: int, start: int) -> None:
-        hints = self._hints[self._cpu_of[extent]]
-        for size_class, hint in enumerate(hints):
-            # a hole may begin before what has just become free
-            hints[size_class] = min(hint, max(0, start - (1 << size_class + 1)))
-
-    def _mark(self, start: int, pages: int) -> tuple[int, int]:
-        self.used[start : start + pages] = _USED_RUN[pages]
+    def _mark(self, cpu: int, start: int, pages: int) -> None:
+        self.used[start : start + pages] = b"\1" * pages
+        self._free[cpu] -= pages
         for first, count in _by_extent(start, pages):
             self._in_use[first // PAGES_PER_EXTENT] += count
-        return start, pages
 
     def release(self, start: int, count: int) -> None:
         """See `Rival.release`; an extent that becomes free goes back to the aligned ones."""
         for first, n in _by_extent(start, count):
             extent = first // PAGES_PER_EXTENT
+            cpu = self._cpu_of[extent]
             self._in_use[extent] -= n
+            self._free[cpu] += n
             if self._in_use[extent]:
-                self.used[first : first + n] = _FREE_RUN[n]
-                self._lower_hints(extent, first)
+                self.used[first : first + n] = bytes(n)
+                self._lowest[cpu] = min(self._lowest[cpu], first)
             else:
                 base = extent * PAGES_PER_EXTENT
-                self.used[base : base + PAGES_PER_EXTENT] = _ASIDE_RUN
-                self._aligned[self._cpu_of[extent]].append(extent)
+                self.used[base : base + PAGES_PER_EXTENT] = b"\2" * PAGES_PER_EXTENT
+                heapq.heappush(self._aligned[cpu], extent)
+
+
+class TwoTreesOfFour(TwoTrees):
+    """The same with four CPUs, which each file in turn comes from."""
+
+    name = "two trees, 4 CPUs"
+    cpus = 4
 
 
 def _by_extent(start: int, count: int) -> Runs:
@@ -220,4 +191,8 @@ def _by_extent(start: int, count: int) -> Runs:
     return runs
 
 
-RIVALS: dict[str, type[Rival]] = {"first-fit": FirstFit, "two-trees": TwoTrees}
+RIVALS: dict[str, type[Rival]] = {
+    "first-fit": FirstFit,
+    "two-trees": TwoTrees,
+    "two-trees-4": TwoTreesOfFour,
+}

@@ -44,28 +44,40 @@ class AgeingOptions:
 class Result:
     """What came out: samples by policy, and why others are missing.
 
-    ``idle`` is a sample after the idle time; ``left`` counts what is not free after the last file
-    is deleted; ``seconds`` is how long the volume's run took.
+    ``idle`` is a sample after the idle time, ``active`` one after every file has been read then;
+    ``left`` counts what is not free after the last file is deleted; ``seconds`` is how long the
+    volume's run took.
     """
 
     options: AgeingOptions
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     idle: Sample | None = None
+    active: Sample | None = None
     left: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     files_made: int = 0
 
+    @property
+    def overwrites(self) -> float:
+        """How often the device has been overwritten."""
+        return self.samples[OURS][-1].overwrites
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether that is as often as was asked for."""
+        return self.overwrites >= self.options.overwrites
+
     def document(self) -> dict[str, Any]:
         """Return all of it for JSON."""
-        return asdict(self)
+        return asdict(self) | {"overwrites": self.overwrites, "complete": self.is_complete}
 
 
 def run(options: AgeingOptions, watch: Watch) -> Result:
     """Age the volume, then give the same trace to the rivals."""
     result = Result(options)
     recorded = age_ours(options, result, watch)
-    done = result.samples[OURS][-1].overwrites
+    done = result.overwrites
     for name in options.rivals:
         try:
             if name == ext4.NAME:
@@ -110,7 +122,10 @@ def age_ours(options: AgeingOptions, result: Result, watch: Watch) -> Recorded:
             result.samples[OURS] = _drive(trace, aged, options, watch, begin)
             result.seconds = time.monotonic() - begin
             aged.settle()
-            result.idle = aged.sample(result.samples[OURS][-1].overwrites)
+            result.idle = aged.sample(result.overwrites)
+            aged.touch_all()
+            result.active = aged.sample(result.overwrites)
+            aged.settle()
             result.left = aged.remove_all()
     finally:
         if was_collecting:
