@@ -11,6 +11,11 @@ Invariants:
 * An extent released by a transaction cannot be taken before that transaction is durable.
 * ``counts`` adds up to the device.
 
+Of the free extents that have been in use before the least worn one is taken (`FreeExtents`). One
+that never was comes when there is no other, or when all others have been overwritten
+`FRESH_AFTER` times: so what is in use stays together at first, and all of the device wears in the
+end.
+
 The head table is believed after `_validate_heads` only: every head that is not zero must carry its
 checksum and a kind, and the fixed extents theirs. `holds_page` and `holds_piece` let whoever
 follows a map ask first whether the place says the same.
@@ -47,7 +52,9 @@ from pmemfs.layout.geometry import (
 from pmemfs.layout.records import Kind
 from pmemfs.layout.sums import bad_sums
 from pmemfs.layout.words import INO_MASK
+from pmemfs.pages.free_extents import FreeExtents
 
+FRESH_AFTER = 16
 _HEAD = struct.Struct("<BBHIIIIII")
 _OWNABLE_PAGES = PAGES_PER_EXTENT - 1
 _SLOT_MASK = PAGES_PER_EXTENT - 1
@@ -95,7 +102,7 @@ class ExtentPool:
         self.counts = [0] * len(Kind)
         self.free_small_pages = 0
         self._frontier = 0
-        self._free_hint = 0
+        self._free = FreeExtents(image)
         self._load(image)
 
     # -- reading the head table --------------------------------------------------------------
@@ -109,12 +116,15 @@ class ExtentPool:
             kinds[kinds > max(Kind)] = Kind.FIXED  # passed over: nothing is found in it
             self._kind_column[first:stop] = kinds
             self._used_column[first:stop] = heads["used"]
+            worn = np.flatnonzero(heads["wear"])
+            self._frontier = max(self._frontier, first + int(worn[-1]) + 1 if len(worn) else 0)
         self._validate_fixed(image)
         self._kind_column[self.geometry.reserve_extent] = Kind.DESCRIPTOR
         taken = np.flatnonzero(self._kind_column)
-        self._frontier = int(taken[-1]) + 1
+        self._frontier = max(self._frontier, int(taken[-1]) + 1)
         bins = np.bincount(self._kind_column[: self._frontier], minlength=len(Kind))
         self.counts = bins.tolist()
+        self._free.load(np.flatnonzero(self._kind_column[: self._frontier] == Kind.FREE))
         self.counts[Kind.FREE] += self.geometry.n_extents - self._frontier
         for kind in _PAGED:
             mine = np.flatnonzero(self._kind_column[: self._frontier] == kind)
@@ -228,7 +238,7 @@ class ExtentPool:
 
     @property
     def frontier(self) -> int:
-        """The first extent from which on all are free and have never been anything else."""
+        """The first extent from which on all are free and were never worn."""
         return self._frontier
 
     @property
@@ -270,10 +280,13 @@ class ExtentPool:
 
     def _find_free(self) -> int:
         if self.counts[Kind.FREE]:
-            extent = self._kinds.find(_FREE_BYTE, self._free_hint)
-            if extent < 0:
+            extent = self._free.least_worn()
+            if self._frontier < self._n_extents and (
+                extent is None or self._free.overwrites(extent) >= FRESH_AFTER
+            ):
+                return self._frontier
+            if extent is None:
                 raise InvariantError("3: a free extent is counted but not there")
-            self._free_hint = extent
             return extent
         if self.counts[Kind.RETURNED]:
             extent = self._kinds.find(_RETURNED_BYTE)
@@ -413,9 +426,14 @@ class ExtentPool:
             self.counts[before] -= 1
             self.counts[kind] += 1
             self._kinds[extent] = kind
-            self._frontier = max(self._frontier, extent + 1)
+            if extent >= self._frontier:
+                for passed in range(self._frontier, extent):
+                    self._free.add(passed)
+                self._frontier = extent + 1
             if kind == Kind.FREE:
-                self._free_hint = min(self._free_hint, extent)
+                self._free.add(extent)
+            elif before == Kind.FREE:
+                self._free.discard(extent)
         if before == Kind.SMALL:
             self.free_small_pages -= _OWNABLE_PAGES - self._used[extent]
         if kind == Kind.SMALL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 
 import pytest
 from page_layer import PageLayer
@@ -10,8 +11,8 @@ from volumes import HostDevice
 
 from pmemfs.errors import InvariantError, PmemfsError
 from pmemfs.layout.geometry import EXTENT_BYTES, PAGES_PER_EXTENT, extent_to_offset, extent_to_pfn
-from pmemfs.layout.records import Kind
-from pmemfs.pages.extents import pack_head
+from pmemfs.layout.records import HEAD, Kind
+from pmemfs.pages.extents import FRESH_AFTER, pack_head
 
 
 def store_in(layer: PageLayer, extent: int) -> None:
@@ -52,6 +53,68 @@ def test_the_lowest_free_extent_is_taken(layer: PageLayer) -> None:
     layer.release(first)
     assert layer.pool.discard_returned(8) == 1
     assert layer.take() == first
+
+
+def free(layer: PageLayer, *extents: int) -> None:
+    layer.release(*extents)
+    assert layer.pool.discard_returned(100) == len(extents)
+
+
+def wear_out(layer: PageLayer, extent: int, overwrites: float) -> None:
+    """Let the head say that so many overwrites more were flushed."""
+    start = layer.pool.geometry.head_offset(extent) + HEAD.offset_of["wear"]
+    before = int.from_bytes(layer.device.view[start : start + 8], "little")
+    wear = before + int(overwrites * EXTENT_BYTES // 64)
+    layer.device.store(start, wear.to_bytes(8, "little"))
+
+
+def test_the_least_worn_free_extent_is_taken(layer: PageLayer) -> None:
+    taken = [layer.take() for _ in range(5)]
+    assert taken == [4, 5, 6, 7, 8]
+    for extent, overwrites in zip(taken, (3, 1.9, 0.5, 1.1, 2)):
+        wear_out(layer, extent, overwrites)
+    free(layer, *taken)
+    # by whole overwrites, the lowest first among equals; then those never used
+    assert [layer.take() for _ in range(6)] == [6, 5, 7, 8, 4, 9]
+
+
+def test_the_order_of_wear_is_there_after_a_mount(layer: PageLayer) -> None:
+    taken = [layer.take() for _ in range(3)]
+    for extent, overwrites in zip(taken, (2, 10_000, 1)):
+        wear_out(layer, extent, overwrites)
+    free(layer, *taken[1:])
+    layer.reopen()
+    free(layer, taken[0])
+    assert [layer.take() for _ in range(3)] == [6, 4, 7], "5 is worn out"
+    assert layer.take() == 8
+
+
+def test_an_extent_in_use_all_the_time_goes_round_the_device(layer: PageLayer) -> None:
+    for _ in range(20 * 28):
+        extent = layer.take()
+        wear_out(layer, extent, 1)
+        free(layer, extent)
+    wear = layer.image.heads["wear"][4:] // (EXTENT_BYTES // 64)
+    assert wear.sum() == 20 * 28
+    assert wear.max() - wear.min() <= FRESH_AFTER
+
+
+@pytest.mark.parametrize("apart", [1, 300])
+def test_wear_in_any_order_and_however_far_apart(layer: PageLayer, apart: int) -> None:
+    order = layer.fill()
+    random.Random(7).shuffle(order)
+    for place, extent in enumerate(order):
+        wear_out(layer, extent, 5 + place * apart)
+    free(layer, *order)
+    assert layer.pool.counts[Kind.FREE] == 28
+    taken = layer.fill()
+    assert taken[0] == order[0]
+    if apart == 1:
+        assert taken == order
+    with pytest.raises(PmemfsError):
+        layer.take()
+    free(layer, *taken)
+    assert layer.take() == order[0]
 
 
 def test_a_released_extent_is_returned_then_free(layer: PageLayer) -> None:
