@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -135,6 +136,7 @@ class Bench:
         for name, path in self._bases.items():
             build_base(name, path)
         self._mutators = {name: Mutator(Sites(path)) for name, path in self._bases.items()}
+        gc.freeze()  # what is here stays, so that each collection looks at one mutant only
 
     def make(self, mutant: MutantId) -> str:
         """Make the file of a mutant; return in words what was damaged."""
@@ -159,6 +161,8 @@ class Bench:
                 _repair(self.mutant_path, outcome)
         except (Exception, TooLong):
             outcome.failure = traceback.format_exc()
+        # an error and its frames are a cycle that keeps the mapping of the image, and its memory
+        gc.collect()
         return outcome
 
 
