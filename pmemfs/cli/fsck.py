@@ -72,7 +72,8 @@ def fsck_command(
       0   clean
       1   errors were mended, or the image was closed
       4   errors were found, and are left as they are
-      8   the image cannot be checked: not there, in use, or no pmemfs image
+      8   the image cannot be checked: not there, in use, or no pmemfs image; or
+          the report cannot be written
       16  wrong usage
       32  interrupted
 
