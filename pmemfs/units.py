@@ -1,4 +1,4 @@
-"""Sizes in bytes: parse what people type, print what people read."""
+"""Sizes in bytes and counts: parse what people type, print what people read."""
 
 from __future__ import annotations
 
@@ -31,3 +31,8 @@ def format_size(size_bytes: int) -> str:
             value = size_bytes / unit
             return f"{value:.0f} {suffix}" if value == int(value) else f"{value:.2f} {suffix}"
     return f"{size_bytes} B"
+
+
+def count(n: int, one: str, many: str) -> str:
+    """Return a number with its noun: ``1 page``, ``2 pages``."""
+    return f"{n} {one if n == 1 else many}"

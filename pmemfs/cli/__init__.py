@@ -2,20 +2,21 @@
 
 So ``inspect`` does not import what ``mount`` needs, and help needs none of them. Every
 `PmemfsError` becomes one sentence on stderr and exit status 1; a command with exit statuses of
-its own (fsck) catches its errors itself.
+its own (fsck) catches its errors itself. A stdout that takes no more is such an error, too; when
+its reader is gone, the program ends without a word.
 """
 
 from __future__ import annotations
 
 import errno
 import importlib
-import io
 import sys
 from typing import Any
 
 import click
 
 from pmemfs import __version__
+from pmemfs.cli.stdout import EXIT_CLOSED, StdoutClosedError, prepare_stdout
 from pmemfs.errors import PmemfsError
 
 COMMANDS = {
@@ -57,26 +58,35 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the program; help is written before any command runs, and may fail as well."""
+        prepare_stdout()
+        try:
+            return super().main(*args, **extra)
+        except PmemfsError as error:
+            _tell(error)
+            sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command and end as a program should."""
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # whatever the locale cannot show
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()  # a broken pipe is met here, and not at exit
+            sys.stdout.flush()  # what fails is met here, and not at exit
             return result
         except PmemfsError as error:
-            click.echo(f"pmemfs: {_printable(str(error))}", err=True)
+            _tell(error)
             ctx.exit(1)
+        except StdoutClosedError:
+            ctx.exit(EXIT_CLOSED)
         except KeyboardInterrupt:
             ctx.exit(EXIT_INTERRUPTED)
 
 
 # Imported late: help and version need none of what the package inspect imports.
-def _printable(text: str) -> str:
+def _tell(error: PmemfsError) -> None:
     from pmemfs.inspect.text import printable
 
-    return printable(text)
+    click.echo(f"pmemfs: {printable(str(error))}", err=True)
 
 
 @click.group(

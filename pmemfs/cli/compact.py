@@ -19,7 +19,7 @@ from pmemfs.fs import Volume
 from pmemfs.fuse.attributes import COMPACT
 from pmemfs.fuse.mounts import find_mount_of, wait_until_closed
 from pmemfs.reclaim import Policy, Reclaimer
-from pmemfs.units import format_size
+from pmemfs.units import count, format_size
 
 POLL_S = 0.05
 PROGRESS_EVERY_STEPS = 64
@@ -118,8 +118,8 @@ def describe(before: dict[str, Any], after: dict[str, Any]) -> str:
     free = after["free_extents"]
     share = 1 - after["free_small_pages"] / after["free_pages"] if after["free_pages"] else 1.0
     return (
-        f"{moved} page{'s' * (moved != 1)} moved, {gained} extent{'s' * (gained != 1)} gained; "
-        f"{free} extents of 2 MiB are free "
+        f"{count(moved, 'page', 'pages')} moved, {count(gained, 'extent', 'extents')} gained; "
+        f"{count(free, 'extent of 2 MiB is', 'extents of 2 MiB are')} free "
         f"({format_size(free << 21)}), {share:.1%} of the free space"
     )
 
@@ -130,7 +130,7 @@ def _progress() -> Iterator[Watch]:
     columns = (
         TextColumn("compacting"),
         BarColumn(),
-        TextColumn("{task.fields[moved]} pages moved, {task.fields[free]} extents free"),
+        TextColumn("pages moved: {task.fields[moved]}, extents free: {task.fields[free]}"),
     )
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     started = time.monotonic()

@@ -15,9 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from pmemfs.errors import PmemfsError
 from pmemfs.fsck import Decide, Plan, Repair, Report, Risk, check, everything, only_safe, repair
-from pmemfs.fsck.report import KEPT_PER_CHECK, count
+from pmemfs.fsck.report import KEPT_PER_CHECK
 from pmemfs.fuse.mounts import wait_until_closed
 from pmemfs.image import Image
+from pmemfs.units import count
 
 EXIT_CLEAN = 0
 EXIT_MENDED = 1
@@ -72,7 +73,8 @@ def fsck_command(
       0   clean
       1   errors were mended, or the image was closed
       4   errors were found, and are left as they are
-      8   the image cannot be checked: not there, in use, or no pmemfs image
+      8   the image cannot be checked: not there, in use, or no pmemfs image; or
+          the report cannot be written
       16  wrong usage
       32  interrupted
 
@@ -253,7 +255,7 @@ def _print_findings(report: Report) -> None:
 def _verdict(report: Report, was: str = "clean") -> str:
     """Return the last line: what is there, and whether it is in order."""
     n = sum(report.counts.values())
-    verdict = was if report.is_clean else f"{n} problem{'' if n == 1 else 's'} found"
+    verdict = was if report.is_clean else f"{count(n, 'problem', 'problems')} found"
     counted = [
         count(report.files, "file", "files"),
         count(report.directories, "directory", "directories"),

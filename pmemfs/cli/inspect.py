@@ -78,6 +78,7 @@ def _drawn(png: str | None, view: str, render: Render) -> Render:
     # imported late: only pictures need what draws them
     from pmemfs.cli import inspect_plots
 
+    inspect_plots.validate_path(png)
     write = {"map": inspect_plots.write_map, "wear": inspect_plots.write_wear}[view]
 
     def draw(data: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import click
 
 from pmemfs.cli.table import facts, heading, line, table
 from pmemfs.inspect.map import CLASSES
-from pmemfs.units import format_size
+from pmemfs.units import count, format_size
 
 Data = dict[str, Any]
 
@@ -31,10 +31,10 @@ COLOURS = {
 }
 MEANINGS = {
     "free": "nobody's, reads as zeros",
-    "returned": "free, host space not given back yet",
+    "returned": "free, not given back to the host",
     "whole": "one file's alone",
     "small": "pages of many files, not split",
-    "split": "the same, with page descriptors now",
+    "split": "the same, with page descriptors",
     "descriptor": "split tables",
     "metadata": "inodes, directories, maps, fixed",
 }
@@ -47,7 +47,7 @@ _HEAT_COLOURS = (
 _MIN_CELLS, _ROW_STEP = 16, 16
 _OTHER_LINES = 15
 _PAGE = (100, 48)
-_BAR = 40
+_BAR = 24
 
 
 def uses_colour() -> bool:
@@ -101,11 +101,11 @@ def _render_legend(data: Data, letters: bool) -> None:
     marks = LETTERS if letters else {"free": "·", "returned": "▫"}
     n = data["n_extents"]
     for name in CLASSES:
-        count = data["totals"][name]
+        total = data["totals"][name]
         mark = marks.get(name, "█")
         click.echo(
             f"  {mark if letters else click.style(mark, fg=COLOURS[name])}  {name:<10}"
-            f" {count:>9,}  {count / n:>6.1%}  {format_size(count << 21):>10}  {MEANINGS[name]}"
+            f" {total:>9,}  {total / n:>6.1%}  {format_size(total << 21):>10}  {MEANINGS[name]}"
         )
 
 
@@ -122,7 +122,7 @@ def render_wear(data: Data, *, letters: bool) -> None:
             ("lines flushed", f"{data['lines']:,} of 64 bytes, {format_size(data['lines'] * 64)}"),
             ("in extents", f"{data['worn_extents']:,} of {data['n_extents']:,}"),
             ("that is", f"{data['turns']:.3f} times all lines of the device"),
-            ("hottest 1 %", f"of these extents took {data['hottest_1_percent_share']:.1%}"),
+            ("hottest", hottest_sentence(data)),
         ]
     )
     if not data["lines"]:
@@ -144,6 +144,17 @@ def render_wear(data: Data, *, letters: bool) -> None:
     )
     line("")
     line("Counted is file data. Metadata, inodes, the head table and the journal are not.")
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
+
+
+def hottest_sentence(data: Data) -> str:
+    """Return what the hottest hundredth took, of at least one extent."""
+    n, worn = data["hottest_1_percent_extents"], data["worn_extents"]
+    share = data["hottest_1_percent_share"]
+    return f"{count(n, 'extent', 'extents')} ({_percent(n, worn)} of those) took {share:.1%}"
 
 
 def _render_heat(data: Data, per_row: int, letters: bool) -> None:

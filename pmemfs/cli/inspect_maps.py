@@ -10,7 +10,7 @@ from pmemfs.cli.inspect_text import format_ns, format_time, meaning
 from pmemfs.cli.table import facts, heading, line, table
 from pmemfs.inspect.heads import kind_name
 from pmemfs.layout.records import HEAD, INODE
-from pmemfs.units import format_size
+from pmemfs.units import count, format_size
 
 Data = dict[str, Any]
 
@@ -54,7 +54,8 @@ def _head_value(name: str, value: int) -> str:
 
 
 def _render_pages(data: Data) -> None:
-    heading(f"Owner page: {data['head']['used']} pages owned, {data['free_pages']} free")
+    owned = count(data["head"]["used"], "page", "pages")
+    heading(f"Owner page: {owned} owned, {data['free_pages']} free")
     table(
         [">page", ">pfn", ">inode", ">index", "role", "descriptor", "last access", ">wear"],
         [_page_row(page) for page in data["pages"]],
@@ -120,7 +121,7 @@ def _owner_facts(data: Data) -> Iterator[tuple[str, Any]]:
         descriptor = data["descriptor"]
         yield "descriptor", _flags(descriptor)
         yield "last access", format_time(descriptor["access_s"])
-        yield "wear", f"{descriptor['wear']} lines since the split"
+        yield "wear", f"{count(descriptor['wear'], 'line', 'lines')} since the split"
 
 
 # -- file ------------------------------------------------------------------------------------
@@ -136,8 +137,9 @@ def render_file(data: Data) -> None:
         _render_directory(data["directory"])
     if data["pieces"]:
         heading(
-            f"{data['mapped_pages']} pages, {data['hole_pages']} pages of holes, "
-            f"{len(data['map_nodes'])} map nodes"
+            f"{count(data['mapped_pages'], 'page', 'pages')}, "
+            f"{count(data['hole_pages'], 'page', 'pages')} of holes, "
+            f"{count(len(data['map_nodes']), 'map node', 'map nodes')}"
         )
         _render_pieces(data["pieces"])
 
@@ -148,7 +150,7 @@ def _inode_facts(data: Data) -> Iterator[tuple[str, Any]]:
     yield "mode", f"{stat.filemode(inode['mode'])} ({inode['mode']:#o})"
     yield "links", inode["nlink"]
     yield "owner", f"uid {inode['uid']}, gid {inode['gid']}"
-    yield "size", f"{format_size(inode['size'])} ({inode['size']} bytes)"
+    yield "size", f"{format_size(inode['size'])} ({count(inode['size'], 'byte', 'bytes')})"
     yield "map", f"{data['map_kind']}, height {inode['map_height']}"
     for field in INODE.fields:
         if field.name.endswith("_ns"):
@@ -158,7 +160,8 @@ def _inode_facts(data: Data) -> Iterator[tuple[str, Any]]:
 
 
 def _render_directory(directory: Data) -> None:
-    heading(f"Directory: {directory['entries']} entries in {len(directory['pages'])} pages")
+    entries = count(directory["entries"], "entry", "entries")
+    heading(f"Directory: {entries} in {count(len(directory['pages']), 'page', 'pages')}")
     table(
         [">pfn", "role", ">bits shared", ">entries"],
         [(p["pfn"], p["role"], p["depth"], p["entries"]) for p in directory["pages"]],
@@ -173,10 +176,10 @@ def _render_pieces(pieces: list[Data]) -> None:
 
 
 def _piece_rows(piece: Data) -> Iterator[tuple[Any, ...]]:
-    first, count = piece["piece"], piece["count"]
+    first, n = piece["piece"], piece["count"]
     if piece["kind"] == "whole":
-        what = "a whole extent" if count == 1 else f"{count} whole extents"
-        pages, pfn = count * PIECE_PAGES, piece["extent"] * PIECE_PAGES
+        what = "a whole extent" if n == 1 else f"{n} whole extents"
+        pages, pfn = n * PIECE_PAGES, piece["extent"] * PIECE_PAGES
         yield first, first * PIECE_PAGES, pages, what, piece["extent"], pfn
         return
     for run in piece["runs"]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import math
+import os
 from typing import Any
 
 import numpy as np
 
 from pmemfs.bench.output import load_matplotlib
-from pmemfs.cli.inspect_device import COLOURS
+from pmemfs.cli.inspect_device import COLOURS, hottest_sentence
+from pmemfs.errors import PmemfsError
 from pmemfs.inspect.map import CLASSES
 from pmemfs.units import format_size
 
@@ -17,6 +21,19 @@ Data = dict[str, Any]
 _DPI = 120
 _PAPER = (0.97, 0.97, 0.97)
 _EMPTY = (0.90, 0.90, 0.90)
+
+
+def validate_path(path: str) -> None:
+    """Raise `PmemfsError` if no picture can be written there, before the work is done."""
+    load_matplotlib()
+    directory = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(directory):
+        raise PmemfsError(errno.ENOENT, f"cannot write {path}: there is no directory {directory}")
+    kinds = importlib.import_module("matplotlib.backend_bases").FigureCanvasBase.filetypes
+    suffix = os.path.splitext(path)[1]
+    if suffix[1:].lower() not in kinds:
+        named = f"'{suffix}' is no kind of picture" if suffix else "its name has no suffix"
+        raise PmemfsError(errno.EINVAL, f"cannot write {path}: {named}; let it end with .png")
 
 
 def _columns(n_cells: int) -> int:
@@ -98,8 +115,8 @@ def write_wear(data: Data, path: str) -> None:
         if len(ranked):
             axes.set_yscale("log")
         axes.grid(which="major", linewidth=0.3)
-    share = data["hottest_1_percent_share"]
-    ranks.set_title(f"the hottest 1 % took {share:.1%}", fontsize=10)
+    ranks.set_ylabel("lines flushed")
+    ranks.set_title(f"the hottest {hottest_sentence(data)}", fontsize=10)
     places.set_title(
         f"{_name(data)}: {data['lines']:,} lines in {data['worn_extents']:,} extents", fontsize=10
     )

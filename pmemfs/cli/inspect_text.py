@@ -8,7 +8,7 @@ from typing import Any
 from pmemfs.cli.table import facts, heading, line, table
 from pmemfs.layout.record import Field, Record
 from pmemfs.layout.records import CONTROL, SUPERBLOCK
-from pmemfs.units import format_size
+from pmemfs.units import count, format_size
 
 Data = dict[str, Any]
 
@@ -60,7 +60,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _bytes(number: int) -> str:
-    return f"{format_size(number)} ({number} bytes)"
+    return f"{format_size(number)} ({count(number, 'byte', 'bytes')})"
 
 
 # -- usage -----------------------------------------------------------------------------------
@@ -69,6 +69,7 @@ def _bytes(number: int) -> str:
 def render_usage(data: Data) -> None:
     """Write the view ``usage``."""
     device = data["device_bytes"]
+    inodes = count(data["inodes"], "inode", "inodes")
     heading(f"{data['image']}: usage" + (" (mounted)" if data["live"] else ""))
     facts(
         [
@@ -76,7 +77,7 @@ def render_usage(data: Data) -> None:
             ("on the host", _bytes(data["host_bytes"])),
             ("used", f"{_bytes(data['used_bytes'])}, {_share(data['used_bytes'], device)}"),
             ("free", f"{_bytes(data['free_bytes'])}, {_share(data['free_bytes'], device)}"),
-            ("files", f"{data['files']} ({data['inodes']} inodes in use, with the root)"),
+            ("files", f"{data['files']} ({inodes} in use, with the root)"),
         ]
     )
     _render_extent_counts(data["extents"])
@@ -197,12 +198,13 @@ def render_free(data: Data) -> None:
     """Write the view ``free``."""
     free, device = data["free_bytes"], data["device_bytes"]
     aligned = data["aligned_bytes"]
+    partly_used = count(data["partly_used_extents"], "extent", "extents")
     heading(f"{data['image']}: free space")
     facts(
         [
             ("free", f"{_bytes(free)}, {_share(free, device)} of the device"),
             ("in 2 MiB", f"{_bytes(aligned)}, {_share(aligned, free)} of the free space"),
-            ("in pages", f"{_bytes(free - aligned)}, in {data['partly_used_extents']} extents"),
+            ("in pages", f"{_bytes(free - aligned)}, in {partly_used}"),
         ]
     )
     _render_runs("Runs of free extents", data["extent_runs"], free)
@@ -259,12 +261,13 @@ def _render_slot(slot: Data) -> None:
     if slot["empty"]:
         heading(f"Slot {number}: never used")
         return
+    payload = count(header["payload_bytes"], "byte", "bytes")
     which = ", the committed one" if slot["is_committed"] else ""
     heading(f"Slot {number}: transaction {header['sequence']}{which}")
     facts(
         [
             ("header checksum", _valid(slot["header_valid"])),
-            ("payload", f"{header['payload_bytes']} bytes, {_valid(slot['payload_valid'])}"),
+            ("payload", f"{payload}, {_valid(slot['payload_valid'])}"),
             ("entries", header["entries"]),
         ]
     )

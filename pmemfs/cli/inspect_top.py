@@ -1,4 +1,8 @@
-"""``pmemfs inspect top``: what a live mount is doing, drawn again and again."""
+"""``pmemfs inspect top``: what a live mount is doing, drawn again and again.
+
+A frame is never wider or higher than the terminal, so that it is drawn in place: what does not
+fit is left out, the hottest extents first.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -15,6 +19,7 @@ from typing import Any
 import click
 
 from pmemfs import inspect
+from pmemfs.cli.frame import Block, cut, end_of, fit, wrap
 from pmemfs.cli.inspect_device import COLOURS, LETTERS, uses_colour
 from pmemfs.inspect.activity import Sample, activity, rates
 from pmemfs.inspect.map import CLASSES
@@ -27,7 +32,11 @@ _HOME, _LINE_END, _REST = "\x1b[H", "\x1b[K", "\x1b[J"
 _KEPT = 40
 _WAITS = 3
 _IDLE_AFTER_S = 2.5
-_PAGE_WIDTH = 100
+_PAGE_WIDTH = 120
+_LEAST_ROWS = 3
+
+# what a frame needs most, first: of blocks that do not fit all, those with a high number go
+HEAD, RATES, BAR, REQUESTS, LEGEND, DEVICE, HOTTEST, SPACE, MORE_REQUESTS, MORE_HOTTEST = range(10)
 
 
 class Top:
@@ -79,44 +88,53 @@ class Top:
             return False
         return time.time() - stored_ns / 1e9 < _IDLE_AFTER_S
 
-    def lines(self, data: Sample, width: int) -> list[str]:
-        """Return the picture of a sample, line by line, with colours."""
-        return [
-            *_head_lines(data),
-            "",
-            _bar(data["extents"], width),
-            _class_line(data["extents"]),
-            "",
-            *self._rate_lines(data["rates"]),
-            "",
-            *_request_lines(data, width),
-            "",
-            *_hottest_lines(data["rates"]["hottest"]),
-        ]
+    def lines(self, data: Sample, width: int, rows: int = sys.maxsize) -> list[str]:
+        """Return the picture of a sample, with colours: at most ``rows`` lines of ``width`` cells.
 
-    def _rate_lines(self, found: Sample) -> list[str]:
+        What a frame needs least is left out.
+        """
+        space: Block = (SPACE, [""])
+        blocks = [
+            *((HEAD, [line]) for line in _head_lines(data, width)),
+            space,
+            (BAR, [_bar(data["extents"], width)]),
+            (LEGEND, _class_lines(data["extents"], width)),
+            space,
+            *self._rate_blocks(data["rates"], width),
+            space,
+            *_request_blocks(data, width),
+            space,
+            *_hottest_blocks(data["rates"]["hottest"], width),
+        ]
+        return [cut(line, width) for line in fit(blocks, rows)]
+
+    def _rate_blocks(self, found: Sample, width: int) -> Iterator[Block]:
         counters = found["counters"]
         values = {"requests": sum(found["requests"].values())}
         values |= {name: counters[name] for name in ("splits", "unsplits")}
-        lines = [
-            f"  {name + '/s':<12} {value:>10,.1f}  {_spark(self._history[name])}"
-            for name, value in values.items()
-        ]
+        for name, value in values.items():
+            spark = _spark(self._history[name], width - 27)
+            yield RATES, [f"  {name + '/s':<12} {value:>10,.1f}  {spark}".rstrip()]
         device = (
-            f"{counters['stores']:,.0f} stores, {format_size(int(counters['bytes_stored']))}, "
-            f"{counters['lines_flushed']:,.0f} lines flushed, {counters['fences']:,.0f} fences, "
-            f"{found['transactions']:,.0f} transactions"
+            f"{counters['stores']:,.0f} stores,",
+            f"{format_size(int(counters['bytes_stored']))},",
+            f"{counters['lines_flushed']:,.0f} lines flushed,",
+            f"{counters['fences']:,.0f} fences,",
+            f"{found['transactions']:,.0f} transactions",
         )
-        return [*lines, f"  device/s     {device}"]
+        yield DEVICE, wrap("  device/s     ", device, " ", width)
 
 
-def _head_lines(data: Sample) -> list[str]:
+# -- the parts -------------------------------------------------------------------------------
+
+
+def _head_lines(data: Sample, width: int) -> list[str]:
     state = "mounted" if data["live"] else "not mounted: nothing happens"
-    clock = time.strftime("%H:%M:%S")
-    name = click.style(printable(str(data["image"])), bold=True)
-    lines = [f"{name}: {state}, {clock}"]
+    rest = f": {state}, {time.strftime('%H:%M:%S')}"
+    name = end_of(printable(str(data["image"])), max(8, width - len(rest)))
+    lines = [click.style(name, bold=True) + rest]
     if data["live"] and data["stored_ns"] is None:
-        lines.append("The daemon has not shown its counters yet.")
+        lines.append("The daemon has shown no counters yet.")
     return lines
 
 
@@ -137,49 +155,69 @@ def _mark(name: str) -> str:
     return "·" if name == "free" else "█"
 
 
-def _class_line(totals: dict[str, int]) -> str:
-    return "  " + "  ".join(
+def _class_lines(totals: dict[str, int], width: int) -> list[str]:
+    classes = (
         f"{click.style(_mark(name), fg=COLOURS[name])} {name} {totals[name]:,}" for name in CLASSES
     )
+    return wrap("  ", classes, "  ", width)
 
 
-def _spark(values: deque[float]) -> str:
+def _spark(values: deque[float], cells: int) -> str:
+    """Return the newest values as bars, the highest of those kept being full."""
     most = max(values, default=0.0)
     if not most:
         return ""
     top = len(_BARS) - 1
-    text = "".join(_BARS[round(value / most * top)] if value else " " for value in values)
+    newest = list(values)[-max(1, cells) :]
+    text = "".join(_BARS[round(value / most * top)] if value else " " for value in newest)
     return click.style(text, fg=COLOURS["whole"])
 
 
-def _request_lines(data: Sample, width: int) -> list[str]:
+def _request_blocks(data: Sample, width: int) -> list[Block]:
     per_s, total = data["rates"]["requests"], data["requests"]
     shown = sorted(
         (name for name in total if total[name]), key=lambda n: (per_s[n], total[n]), reverse=True
     )
     if not shown:
-        return ["  no requests yet"]
+        return [(REQUESTS, ["  no requests yet"])]
     most = max(per_s.values()) or 1.0
-    cells = max(10, min(40, width - 45))
-    return [f"  {'request':<12} {'per second':>10} {'in all':>14}"] + [
+    cells = max(0, min(40, width - 45))
+    lines = [f"  {'request':<12} {'per second':>10} {'in all':>14}"] + [
         f"  {name:<12} {per_s[name]:>10,.1f} {total[name]:>14,}  "
         + click.style("█" * round(per_s[name] / most * cells), fg=COLOURS["small"])
         for name in shown
     ]
+    return _list_blocks(lines, REQUESTS, MORE_REQUESTS)
 
 
-def _hottest_lines(hottest: list[dict[str, Any]]) -> list[str]:
+def _hottest_blocks(hottest: list[dict[str, Any]], width: int) -> list[Block]:
     if not hottest:
-        return ["  no extent has been accessed just now"]
-    lines = [f"  {'extent':>9} {'kind':<10} {'pages just now':>14} {'lines/s':>10} {'wear':>14}"]
+        return [(HOTTEST, ["  no extent has been accessed just now"])]
+    names = (f"{'kind':<10}", f"{'lines/s':>10}", f"{'pages just now':>14}", f"{'wear':>14}")
+    lines = [_first_columns(f"  {'extent':>9}", names, width)]
     for entry in hottest:
-        kind = click.style(f"{entry['kind']:<10}", fg=COLOURS.get(entry["kind"]))
         pages = "-" if entry["pages"] is None else f"{entry['pages']:,}"
-        lines.append(
-            f"  {entry['extent']:>9} {kind} {pages:>14} {entry['lines_per_s']:>10,.0f}"
-            f" {entry['lines']:>14,}"
+        cells = (
+            click.style(f"{entry['kind']:<10}", fg=COLOURS.get(entry["kind"])),
+            f"{entry['lines_per_s']:>10,.0f}",
+            f"{pages:>14}",
+            f"{entry['lines']:>14,}",
         )
-    return lines
+        lines.append(_first_columns(f"  {entry['extent']:>9}", cells, width))
+    return _list_blocks(lines, HOTTEST, MORE_HOTTEST)
+
+
+def _first_columns(begin: str, cells: Iterable[str], width: int) -> str:
+    """Return a row with as many whole columns as fit."""
+    return wrap(begin, ["", *cells], " ", width)[0]
+
+
+def _list_blocks(lines: list[str], first: int, more: int) -> list[Block]:
+    """Return a heading together with its first line, then a block for each other line."""
+    blocks = [(first, lines[:2])]
+    for place, line in enumerate(lines[2:], 2):
+        blocks.append((first if place <= _LEAST_ROWS else more, [line]))
+    return blocks
 
 
 # -- the loop --------------------------------------------------------------------------------
@@ -210,13 +248,14 @@ def _show_json(data: Sample) -> None:
 
 
 def _show_text(top: Top, data: Sample) -> None:
-    for line in top.lines(data, _PAGE_WIDTH):
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PAGE_WIDTH
+    for line in top.lines(data, width):
         click.echo((line if uses_colour() else click.unstyle(line)).rstrip())
 
 
 def _show_screen(top: Top, data: Sample) -> None:
     width, height = shutil.get_terminal_size()
-    lines = top.lines(data, width)[: height - 1]
+    lines = top.lines(data, width, max(1, height - 1))  # below the last one stands the cursor
     if not uses_colour():
         lines = [click.unstyle(line) for line in lines]
     click.echo(_HOME + "".join(line + _LINE_END + "\n" for line in lines) + _REST, nl=False)

@@ -1,24 +1,31 @@
 """Write headings, facts and tables: by rich on a terminal, else as plain aligned lines.
 
-Plain lines are never cut or wrapped, whatever their width, so that pipes see everything. No
-text is taken as markup, and control characters are written escaped.
+Plain lines are never cut or wrapped, whatever their width, so that pipes see everything. On a
+terminal text is wrapped between words; a table that is too wide even so is written as several,
+one below the other, each with the first column. No number and no word is broken, unless it alone
+is wider than the terminal. No text is taken as markup, and control characters are written escaped.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
 from rich import box
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from pmemfs.inspect.text import printable
 
 MAX_RICH_ROWS = 2000
+_LEAST_PROSE = 16
+_NARROWEST = 20
+_EDGES, _GAP = 2, 2
 
 Row = Sequence[Any]
 
@@ -48,7 +55,8 @@ def table(columns: Sequence[str], rows: Iterable[Row]) -> None:
     names = [name.lstrip(">") for name in columns]
     rights = [name.startswith(">") for name in columns]
     if sys.stdout.isatty() and len(cells) <= MAX_RICH_ROWS:
-        _rich_table(names, rights, cells)
+        parts = zip(*cells) if cells else [()] * len(names)
+        _rich_tables([_Column(*column) for column in zip(names, rights, parts)])
     else:
         _plain_table(names, rights, cells)
 
@@ -57,16 +65,81 @@ def _cell(value: Any) -> str:
     return "-" if value is None else printable(str(value))
 
 
-def _rich_table(names: list[str], rights: list[bool], cells: list[list[str]]) -> None:
-    out = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, right in zip(names, rights):
-        out.add_column(name, justify="right" if right else "left", overflow="fold")
-    for row in cells:
-        out.add_row(*(Text(cell) for cell in row))
+# -- on a terminal ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    is_right: bool
+    cells: tuple[str, ...]
+
+    @property
+    def full(self) -> int:
+        """The width at which nothing is wrapped."""
+        return max(map(cell_len, (self.name, *self.cells)))
+
+    @property
+    def least(self) -> int:
+        """The width below which a word is broken, a figure apart from its unit, or prose torn."""
+        words = [word for text in (self.name, *self.cells) for word in text.split()]
+        longest = max(map(cell_len, words), default=0)
+        if self.is_right:
+            return max([longest, *map(cell_len, self.cells)])
+        return max(longest, min(self.full, _LEAST_PROSE))
+
+
+def _rich_tables(columns: list[_Column]) -> None:
     console = Console(markup=False, highlight=False, emoji=False)
+    console.width = max(_NARROWEST, console.width)
     with console.capture() as capture:
-        console.print(out)
+        for group in _groups(columns, console.width):
+            console.print(_rich_table(group, console.width))
     click.echo(capture.get(), nl=False)
+
+
+def _groups(columns: list[_Column], width: int) -> list[list[_Column]]:
+    """Return the columns as tables that fit, each beginning with the first column."""
+    first, *others = columns
+    groups = [[first]]
+    for column in others:
+        wider = [*groups[-1], column]
+        if len(wider) > 2 and sum(c.least for c in wider) > _room(wider, width):
+            groups.append([first])
+        groups[-1].append(column)
+    return groups
+
+
+def _room(columns: list[_Column], width: int) -> int:
+    return width - _EDGES - _GAP * (len(columns) - 1)
+
+
+def _widths(columns: list[_Column], width: int) -> list[int]:
+    """Give each column what it needs at least, and what is left to those that want little more."""
+    widths = [column.least for column in columns]
+    spare = _room(columns, width) - sum(widths)
+    while spare < 0 and max(widths) > 1:
+        widths[widths.index(max(widths))] -= 1
+        spare += 1
+    wants = [column.full - given for column, given in zip(columns, widths)]
+    for place in sorted(range(len(columns)), key=lambda place: wants[place]):
+        more = max(0, min(spare, wants[place]))
+        widths[place] += more
+        spare -= more
+    return widths
+
+
+def _rich_table(columns: list[_Column], width: int) -> Table:
+    out = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column, cells in zip(columns, _widths(columns, width)):
+        justify: JustifyMethod = "right" if column.is_right else "left"
+        out.add_column(Text(column.name), justify=justify, overflow="fold", width=cells)
+    for row in zip(*(column.cells for column in columns)):
+        out.add_row(*map(Text, row))
+    return out
+
+
+# -- elsewhere -------------------------------------------------------------------------------
 
 
 def _plain_table(names: list[str], rights: list[bool], cells: list[list[str]]) -> None:

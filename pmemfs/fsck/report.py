@@ -112,11 +112,6 @@ class Report:
         }
 
 
-def count(n: int, one: str, many: str) -> str:
-    """Return a number with its noun."""
-    return f"{n} {one if n == 1 else many}"
-
-
 def show_name(name: bytes) -> str:
     """Return a name from the image in quotes, fit for any terminal."""
     return "'" + "".join(map(_show_character, name.decode("utf-8", "surrogateescape"))) + "'"

@@ -32,7 +32,8 @@ def wear(reader: Reader, *, hottest: int = 10, most_cells: int = MOST_CELLS) -> 
     """Return totals, the distribution over extents, the hottest, and ``cells`` to draw.
 
     ``lines`` are lines flushed; ``turns`` is how often that is all of an extent once over. The
-    buckets of ``histogram`` are powers of two of lines for each extent.
+    buckets of ``histogram`` are powers of two of lines for each extent. The hottest hundredth of
+    the worn extents is rounded up.
     """
     extents, lines, kinds = _columns(reader)
     order = np.argsort(lines, kind="stable")[::-1]
@@ -43,6 +44,7 @@ def wear(reader: Reader, *, hottest: int = 10, most_cells: int = MOST_CELLS) -> 
         "worn_extents": len(extents),
         "lines": total,
         "turns": total / LINES_PER_EXTENT / reader.geometry.n_extents,
+        "hottest_1_percent_extents": _hundredth(ranked),
         "hottest_1_percent_share": _share(ranked, total),
         "by_kind": _by_kind(lines, kinds),
         "histogram": _histogram(lines),
@@ -59,8 +61,12 @@ def wear(reader: Reader, *, hottest: int = 10, most_cells: int = MOST_CELLS) -> 
     }
 
 
+def _hundredth(ranked: NDArray[np.int64]) -> int:
+    return -(-len(ranked) // 100)
+
+
 def _share(ranked: NDArray[np.int64], total: int) -> float:
-    return int(ranked[: -(-len(ranked) // 100)].sum()) / total if total else 0.0
+    return int(ranked[: _hundredth(ranked)].sum()) / total if total else 0.0
 
 
 def _columns(reader: Reader) -> Columns:

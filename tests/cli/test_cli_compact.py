@@ -11,6 +11,7 @@ import pytest
 from mount_run import MIB, NEEDS_MOUNT, Mounted, assert_clean, mounted, run_here, wait_until
 from sentences import assert_sentence
 
+from pmemfs.cli.compact import describe
 from pmemfs.fs import Volume
 from pmemfs.fs.volume import ROOT_INO
 from pmemfs.layout.records import Kind
@@ -63,6 +64,14 @@ def test_an_image(image: Path) -> None:
             assert b"".join(volume.read(ino, 0, 9999)) == content(number)
     assert_clean(image)
     assert "0 pages moved, 0 extents gained" in run_here("compact", image).stdout
+
+
+def test_one_is_not_many() -> None:
+    before = {"pages_moved": 0, "free_extents": 0, "free_small_pages": 0, "free_pages": 512}
+    after = {"pages_moved": 1, "free_extents": 1, "free_small_pages": 0, "free_pages": 512}
+    assert describe(before, after).startswith(
+        "1 page moved, 1 extent gained; 1 extent of 2 MiB is free (2 MiB)"
+    )
 
 
 def test_json(image: Path) -> None:

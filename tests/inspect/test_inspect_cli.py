@@ -1,6 +1,5 @@
 """The command line: every view as text and as JSON, errors as one sentence, help."""
 
-import io
 import json
 import os
 import stat
@@ -11,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from hand_built import daemon
 
-from pmemfs.cli import COMMANDS, main, table
+from pmemfs.cli import COMMANDS, main
 from pmemfs.layout.records import EntryKind, Kind, MountState, PageFlag
 from pmemfs.layout.words import owner_word
 
@@ -210,17 +209,3 @@ def test_names_that_the_locale_cannot_print(full, encoding):
     assert done.stderr == b""
     assert done.returncode == 0
     assert b": file, inode 2" in done.stdout
-
-
-def test_table_on_a_terminal(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr("sys.stdout", Terminal())
-    table.table(["name", ">size"], [("[red]x\x1b", 5), ("long " * 20, None)])
-    output = sys.stdout.getvalue()
-    assert "[red]x\\x1b" in output
-    assert output.count("long") == 20

@@ -150,13 +150,51 @@ def test_pictures(used, tmp_path, view):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_picture_that_cannot_be_written(used, tmp_path):
+@pytest.mark.parametrize("view", ["map", "wear"])
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("none/x.png", "there is no directory"),
+        ("x.docx", "'.docx' is no kind of picture; let it end with .png"),
+        ("x", "its name has no suffix; let it end with .png"),
+    ],
+)
+def test_picture_that_cannot_be_written(used, monkeypatch, tmp_path, view, name, sentence):
     pytest.importorskip("matplotlib")
-    words = ["inspect", "map", str(used.path), "--png", str(tmp_path / "none" / "x.png")]
+    monkeypatch.setattr("pmemfs.inspect.Reader", None)  # it is said before the work
+    words = ["inspect", view, str(used.path), "--png", str(tmp_path / name)]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 1
-    assert "x.png: No such file or directory" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith(f"pmemfs: cannot write {tmp_path / name}: ")
+    assert sentence in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("default")  # matplotlib's own
+def test_picture_on_a_full_device(used, tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "x.png"
+    path.symlink_to("/dev/full")
+    result = CliRunner().invoke(main, ["inspect", "map", str(used.path), "--png", str(path)])
+    assert result.exit_code == 1
+    assert result.stderr == f"pmemfs: cannot write {path}: No space left on device\n"
+
+
+@pytest.mark.filterwarnings("default")  # matplotlib's own
+def test_both_panels_of_wear_say_what_they_show(used, look, monkeypatch, tmp_path):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    monkeypatch.setattr(pyplot, "close", lambda figure: None)
+    CliRunner().invoke(main, ["inspect", "wear", str(used.path), "--png", str(tmp_path / "x.png")])
+    places, ranks = pyplot.gcf().axes
+    monkeypatch.undo()
+    pyplot.close("all")
+    assert (places.get_ylabel(), ranks.get_ylabel()) == ("lines flushed", "lines flushed")
+    assert ranks.get_title().startswith("the hottest ")
+    assert "of those) took" in ranks.get_title()
+
+
+def test_the_legend_fits_80_columns(used):
+    assert max(map(len, draw("map", used.path).splitlines()[4:])) <= 80
 
 
 def test_no_matplotlib(used, monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 import time
 
@@ -9,6 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from hand_built import daemon
+from rich.cells import cell_len
 
 from pmemfs.cli import inspect_top, main
 from pmemfs.inspect import Reader
@@ -139,12 +141,14 @@ def test_json_is_an_object_on_a_line_for_each_sample(busy):
     }
 
 
-def test_a_terminal_is_redrawn_and_left_as_it_was(monkeypatch, busy):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
-    pauses = iter([None, None, KeyboardInterrupt()])
+
+def frames(monkeypatch, image, columns, rows, hottest=10, count=2):
+    """Return what is drawn on a terminal until Ctrl-C, frame by frame."""
+    pauses = iter([*[None] * count, KeyboardInterrupt()])
 
     def sleep(_seconds):
         pause = next(pauses)
@@ -153,15 +157,78 @@ def test_a_terminal_is_redrawn_and_left_as_it_was(monkeypatch, busy):
 
     monkeypatch.setattr(time, "sleep", sleep)
     monkeypatch.setattr("sys.stdout", Terminal())
-    monkeypatch.setenv("LINES", "12")
-    monkeypatch.setenv("COLUMNS", "80")
-    inspect_top.run(str(busy.path), interval_s=1.0, count=None, hottest=10, as_json=False)
+    monkeypatch.setenv("LINES", str(rows))
+    monkeypatch.setenv("COLUMNS", str(columns))
+    inspect_top.run(str(image), interval_s=1.0, count=None, hottest=hottest, as_json=False)
     output = sys.stdout.getvalue()
     assert output.startswith("\x1b[?1049h\x1b[?25l")
     assert output.endswith("\x1b[?25h\x1b[?1049l")
-    frames = output.split("\x1b[H")[1:]
-    assert len(frames) == 2
-    assert all(frame.count("\n") <= 11 for frame in frames)
+    return output.removesuffix("\x1b[?25h\x1b[?1049l").split("\x1b[H")[1:]
+
+
+def test_a_terminal_is_redrawn_and_left_as_it_was(monkeypatch, busy):
+    assert len(frames(monkeypatch, busy.path, 80, 12)) == 2
+
+
+@pytest.fixture
+def crowded(monkeypatch, busy):
+    """Much of everything: long numbers, every kind of request, 40 hot extents."""
+    counts = requests(**{name: 10**9 + n for n, name in enumerate(KINDS)})
+    numbers = dict.fromkeys(("stores", "bytes_stored", "lines_flushed", "fences"), 123_456_789)
+    for extent in range(8, 28):
+        busy.head(extent, Kind.WHOLE, owner=4, generation=7, access_s=NOW_S, wear=extent)
+    store_activity(busy, stored_ns=5 * SECOND, requests=counts, **numbers)
+    monkeypatch.setattr(time, "time", lambda: float(NOW_S))
+    monkeypatch.setattr(
+        inspect_top, "rates", lambda before, after, seconds, hottest: rates(
+            before | {"stored_ns": 4 * SECOND, "requests": dict.fromkeys(KINDS, 0),
+                      "counters": dict.fromkeys(before["counters"], 0)},
+            after, 1.0, hottest=hottest,
+        ),
+    )  # fmt: skip
+    return busy
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows"), [(80, 24), (40, 12), (120, 40), (63, 20), (20, 6), (9, 2), (300, 100)]
+)
+@pytest.mark.parametrize("colour", [True, False])
+def test_no_frame_is_larger_than_the_terminal(monkeypatch, crowded, columns, rows, colour):
+    monkeypatch.setenv("NO_COLOR", "" if colour else "1")
+    with daemon(crowded.path):
+        drawn = frames(monkeypatch, crowded.path, columns, rows)
+    assert len(drawn) == 2
+    for frame in drawn:
+        assert frame.endswith("\n\x1b[J")
+        lines = click.unstyle(frame).splitlines()
+        assert max(map(cell_len, lines)) <= columns
+        assert frame.count("\n") < rows  # the last newline leaves the cursor in one more
+
+
+def test_what_fits_is_there_and_the_hottest_extents_go_first(monkeypatch, crowded):
+    def shown(rows):
+        with monkeypatch.context() as patch, daemon(crowded.path):
+            lines = click.unstyle(frames(patch, crowded.path, 80, rows)[-1]).splitlines()
+        words = [[*line.split(), "", ""] for line in lines]
+        kinds = sum(word[0] in KINDS for word in words)
+        return lines, kinds, sum(word[1] in ("whole", "split") for word in words)
+
+    lines, kinds, hot = shown(60)
+    assert (kinds, hot) == (len(KINDS), 10)
+    assert sum("transactions" in line for line in lines) == 1
+    assert sum("metadata" in line for line in lines) == 1
+    drawn = len(lines)
+    assert shown(drawn + 1)[1:] == (len(KINDS), 10)
+    assert shown(drawn - 3)[1:] == (len(KINDS), 6)
+    assert shown(24)[2] == 3
+    assert shown(24)[1] >= 3
+
+
+def test_a_narrow_terminal_has_whole_columns(monkeypatch, crowded):
+    with daemon(crowded.path):
+        text = click.unstyle(frames(monkeypatch, crowded.path, 50, 60)[-1])
+    assert "     extent kind          lines/s pages just now\n" in text
+    assert re.search(r"^\.\.\..*/disk\.img: mounted, ", text)
 
 
 def test_the_bar_has_every_class_that_is_there():

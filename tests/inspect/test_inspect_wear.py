@@ -42,6 +42,7 @@ def test_sums_and_ranks(worn, look):
     ]
     assert data["hottest"][0]["turns"] == 1.0
     assert data["turns"] == data["lines"] / 32768 / 32
+    assert data["hottest_1_percent_extents"] == 1
     assert data["hottest_1_percent_share"] == 32768 / data["lines"]
     assert data["by_kind"]["free"] == {"extents": 1, "lines": 3}
     assert data["cells"][5:10] == [100, 0, 32768, 0, 3]
@@ -79,5 +80,5 @@ def test_text(worn):
     lines = result.stdout.splitlines()
     where = next(i for i, line in enumerate(lines) if line.startswith("Where"))
     assert lines[where + 1] == "        0       = @ :"
-    assert "  hottest 1 %    of these extents took 99.7%" in lines
+    assert "  hottest        1 extent (33.3% of those) took 99.7%" in lines
     assert "Counted is file data." in result.stdout

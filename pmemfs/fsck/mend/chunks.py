@@ -18,10 +18,10 @@ from pmemfs.fsck.mend.extents import (
     used_places,
 )
 from pmemfs.fsck.mend.mending import Mending
-from pmemfs.fsck.report import count
 from pmemfs.layout.geometry import INODE_BYTES, INODES_PER_EXTENT, inode_offset
 from pmemfs.layout.records import Kind, MapKind
 from pmemfs.layout.words import INO_MASK, PFN_MASK
+from pmemfs.units import count
 
 
 def mend_indexes(m: Mending) -> None:

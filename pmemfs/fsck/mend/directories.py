@@ -13,10 +13,10 @@ from pmemfs.fsck.leaves import Entry, Leaf, shared_bits
 from pmemfs.fsck.mend.entries import Gathered, gather
 from pmemfs.fsck.mend.mending import Mending
 from pmemfs.fsck.mend.trie import build_directory, fits, pack_leaf
-from pmemfs.fsck.report import count
 from pmemfs.layout.geometry import offset_to_pfn, pfn_to_extent, pfn_to_offset, pfn_to_slot
 from pmemfs.layout.records import MAP_WORDS, Kind, MapKind, Role
 from pmemfs.layout.words import owner_index, owner_ino, owner_word
+from pmemfs.units import count
 
 DIRECTORY_CHECKS = (
     "dir-leaf",

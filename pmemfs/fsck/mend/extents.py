@@ -22,7 +22,7 @@ from pmemfs.fsck.inodes import MAX_CHUNKS, REGULAR, TYPES
 from pmemfs.fsck.maps import RunWords
 from pmemfs.fsck.mend.filemap import read_map
 from pmemfs.fsck.mend.mending import Mending
-from pmemfs.fsck.report import count, kind_name
+from pmemfs.fsck.report import kind_name
 from pmemfs.layout.geometry import (
     EXTENT_BYTES,
     EXTENT_PAGE_SHIFT,
@@ -36,6 +36,7 @@ from pmemfs.layout.geometry import (
 )
 from pmemfs.layout.records import DIRECTORY_LEAF, HEAD, INODE, Kind, MapKind, Role
 from pmemfs.layout.words import INO_MASK, PFN_MASK, WHOLE, owner_index, owner_ino
+from pmemfs.units import count
 
 _SUMMED_BYTES = INODE.offset_of["checksum"]
 FREE_KINDS = (Kind.FREE, Kind.RETURNED, Kind.DESCRIPTOR)

@@ -23,7 +23,6 @@ from pmemfs.fsck.mend.extents import FREE_KINDS
 from pmemfs.fsck.mend.filemap import FileMap, build_map, read_map
 from pmemfs.fsck.mend.links import put_on_orphan_list
 from pmemfs.fsck.mend.mending import Belongings, Mending, NoPageError
-from pmemfs.fsck.report import count
 from pmemfs.layout.geometry import (
     EXTENT_BYTES,
     MAX_FILE_BYTES,
@@ -36,6 +35,7 @@ from pmemfs.layout.geometry import (
 )
 from pmemfs.layout.records import Kind, Role
 from pmemfs.layout.words import owner_word
+from pmemfs.units import count
 
 _XATTR_CHECKS = ("xattr-page", "xattr-checksum", "xattr-name")
 _MAP_CHECKS = (

@@ -16,7 +16,6 @@ from pmemfs.fsck.fields import KNOWN_FLAGS
 from pmemfs.fsck.inodes import BLOCK, CHARACTER, DIRECTORY, REGULAR, SYMLINK, TYPES
 from pmemfs.fsck.mend.entries import types_by_name
 from pmemfs.fsck.mend.mending import Belongings, Mending
-from pmemfs.fsck.report import count
 from pmemfs.layout.geometry import (
     MAX_DEVICE_NUMBER,
     MAX_FILE_BYTES,
@@ -35,6 +34,7 @@ from pmemfs.layout.records import (
     MapKind,
     Role,
 )
+from pmemfs.units import count
 
 _NO_MAP = (0,) * MAP_WORDS
 

@@ -16,10 +16,10 @@ from pmemfs.fsck.leaves import Entry, name_hash
 from pmemfs.fsck.mend import entries
 from pmemfs.fsck.mend.directories import store_entries
 from pmemfs.fsck.mend.mending import Mending, NoPageError
-from pmemfs.fsck.report import count
 from pmemfs.layout.geometry import CONTROL_OFFSET, INODES_PER_EXTENT, ROOT_INO, inode_offset
 from pmemfs.layout.records import CONTROL, INODE, Kind, MapKind
 from pmemfs.layout.words import INO_MASK
+from pmemfs.units import count
 
 LOST_AND_FOUND = b"lost+found"
 _ORPHAN_FIRST = CONTROL_OFFSET + CONTROL.offset_of["orphan_first"]

@@ -6,7 +6,6 @@ import numpy as np
 
 from pmemfs.fsck.draft import Risk
 from pmemfs.fsck.mend.mending import Mending
-from pmemfs.fsck.report import count
 from pmemfs.layout.geometry import (
     PAGES_PER_EXTENT,
     WORD_BYTES,
@@ -16,6 +15,7 @@ from pmemfs.layout.geometry import (
 )
 from pmemfs.layout.records import Kind, Role
 from pmemfs.layout.words import INO_MASK
+from pmemfs.units import count
 
 
 def mend_words(m: Mending) -> None:
