@@ -237,9 +237,7 @@ def _use(cls: type[Scheme], plan: Plan) -> Document:
         before = scheme.device.counters.copy()
         seconds, most = replay(scheme, accesses)
         counted = scheme.device.counters.since(before)
-        if most["total_bytes"] > peak["total_bytes"]:
-            peak = most
-        document["bytes"]["peak"] = peak
+        document["bytes"]["peak"] = max(peak, most, key=_rank)
         if not prepared:
             document["lookups"] = _lookups(scheme, plan)
         document["accesses"] = {
@@ -274,7 +272,7 @@ def replay(scheme: Scheme, accesses: Accesses) -> tuple[float, Document]:
     for page, second, count, lines in zip(pages, *rest):
         if second != now:
             seconds += time.process_time() - start
-            if sum(scheme.parts().values()) > most["total_bytes"]:
+            if (sum(scheme.parts().values()), scheme.in_use_bytes()) > _rank(most):
                 most = _space(scheme)
             now = second
             start = time.process_time()
@@ -282,7 +280,11 @@ def replay(scheme: Scheme, accesses: Accesses) -> tuple[float, Document]:
         scheme.touch(page >> PAGE_SHIFT, count, page & 0xFF, lines)
     seconds += time.process_time() - start
     last = _space(scheme)
-    return seconds, max(most, last, key=lambda space: int(space["total_bytes"]))
+    return seconds, max(most, last, key=_rank)
+
+
+def _rank(space: Document) -> tuple[int, int]:
+    return space["total_bytes"], space["in_use_bytes"]
 
 
 def _space(scheme: Scheme) -> Document:
