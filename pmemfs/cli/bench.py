@@ -9,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from pmemfs.bench import fio, output
 from pmemfs.bench.descriptors.accesses import recorded, synthetic
 from pmemfs.bench.descriptors.device import scratch_directory
-from pmemfs.bench.descriptors.measure import SCHEMES, Plan, measure
-from pmemfs.bench.descriptors.plots import write_plots
+from pmemfs.bench.descriptors.measure import SCHEMES, Document, Plan, measure
+from pmemfs.bench.descriptors.plots import make_folder, write_plots
 from pmemfs.bench.descriptors.report import notes, sections
+from pmemfs.bench.descriptors.scheme import RUN_PAGES
 from pmemfs.bench.process import interruptible
 from pmemfs.cli import table
 from pmemfs.cli.bench_ageing import ageing_command
@@ -147,8 +149,12 @@ def _run(bench: fio.FioBench, job: fio.FioJob) -> tuple[fio.FioResult | None, st
 )  # fmt: skip
 @click.option("--only", metavar="SCHEME,...", help=f"Of {', '.join(SCHEMES)}.")
 @click.option(
+    "--run", "run_pages", type=click.FloatRange(1, 511), default=RUN_PAGES, show_default=True,
+    metavar="PAGES", help="Small pages that share a folio in memdesc-runs, the mean.",
+)  # fmt: skip
+@click.option(
     "--most", "most_bytes", type=SizeType(), default="2G", show_default=True,
-    help="Most to store to initialise one device; beyond it, extrapolate.",
+    help="Most to store for one device. Larger ones are extrapolated, a larger --size is refused.",
 )  # fmt: skip
 @click.option(
     "--budget", "budget_s", type=click.FloatRange(0), default=60.0, show_default=True,
@@ -158,10 +164,19 @@ def _run(bench: fio.FioBench, job: fio.FioJob) -> tuple[fio.FioResult | None, st
     "--dir", "directory", type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Where the sparse files lie meanwhile (/dev/shm).",
 )  # fmt: skip
-@click.option("--quick", is_flag=True, help="Small devices: about 15 seconds.")
+@click.option(
+    "--quick", is_flag=True,
+    help="Small devices: about 15 seconds. Stands for --size 1G --seconds 80 --rate 200 "
+    "--most 256M; what you give yourself counts.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="An object with a key for each scheme.")
-@click.option("--plots", type=click.Path(path_type=Path), metavar="DIR", help="Also draw pictures.")
+@click.option(
+    "--plots", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+    help="Also draw pictures.",
+)  # fmt: skip
+@click.pass_context
 def descriptors_command(
+    context: click.Context,
     size_bytes: int,
     split_percent: float,
     seconds: int,
@@ -169,6 +184,7 @@ def descriptors_command(
     seed: int,
     trace: Path | None,
     only: str | None,
+    run_pages: float,
     most_bytes: int,
     budget_s: float,
     directory: Path | None,
@@ -176,7 +192,8 @@ def descriptors_command(
     as_json: bool,
     plots: Path | None,
 ) -> None:
-    """Compare descriptor schemes: flat, scattered, hierarchical, inverted, vmemmap-dedup, memdesc.
+    """Compare descriptor schemes: flat, scattered, hierarchical, inverted, vmemmap-dedup, memdesc
+    with a folio for each page and for each run of pages.
 
     All do real stores to a sparse file, one after the other, driven by the same accesses.
     Inverted is the engine of pmemfs itself. What each scheme is, and what the figures mean,
@@ -194,9 +211,13 @@ def descriptors_command(
     """
     if plots is not None:
         output.load_matplotlib()
-    plan = descriptors_plan(quick, directory or scratch_directory(), most_bytes, budget_s)
+        make_folder(plots)
     if quick:
-        size_bytes, seconds, rate = min(size_bytes, QUICK_BYTES), min(seconds, 80), min(rate, 200)
+        size_bytes = quick_value(context, "size_bytes", GIB)
+        seconds = quick_value(context, "seconds", 80)
+        rate = quick_value(context, "rate", 200)
+        most_bytes = quick_value(context, "most_bytes", 256 * MIB)
+    plan = descriptors_plan(quick, directory or scratch_directory(), most_bytes, budget_s)
     if not 256 * MIB <= size_bytes <= TIB:
         raise click.BadParameter("a device of 256M to 1T can be driven", param_hint="'--size'")
     accesses = (
@@ -206,16 +227,21 @@ def descriptors_command(
     )
     if not len(accesses.records):
         raise PmemfsError(errno.EINVAL, f"{trace} has no accesses")
-    plan = replace(plan, accesses=accesses, schemes=select_schemes(only), seed=seed)
+    schemes = select_schemes(only)
+    plan = replace(plan, accesses=accesses, schemes=schemes, seed=seed, run_pages=run_pages)
     with interruptible():
         document = measure(plan, lambda text: click.echo(text, err=True))
-    if plots is not None:
-        for path in write_plots(document, plots):
-            click.echo(f"{path}", err=True)
     if as_json:
         about = output.environment()
         click.echo(json.dumps({n: s | {"environment": about} for n, s in document.items()}))
-        return
+    else:
+        _print_tables(document)
+    if plots is not None:
+        for path in write_plots(document, plots):
+            click.echo(f"{path}", err=True)
+
+
+def _print_tables(document: Document) -> None:
     for section in sections(document):
         table.heading(section.title)
         table.table(section.columns, section.rows)
@@ -224,23 +250,26 @@ def descriptors_command(
         table.line(text)
 
 
-QUICK_BYTES = GIB
+def quick_value(context: click.Context, name: str, value: int) -> int:
+    """Return what ``--quick`` makes of an option: ``value``, unless the user gave another."""
+    is_default = context.get_parameter_source(name) == ParameterSource.DEFAULT
+    return value if is_default else int(context.params[name])
 
 
 def descriptors_plan(quick: bool, directory: Path, most_bytes: int, budget_s: float) -> Plan:
     """Return what to measure; the accesses are still to be set."""
-    plan = Plan(synthetic(256 * MIB, 0, 1, 1, 0), directory, most_bytes=most_bytes)
+    accesses = synthetic(256 * MIB, 0, 1, 1, 0)
+    plan = Plan(accesses, directory, most_bytes=most_bytes, budget_s=budget_s)
     if quick:
         return replace(
             plan,
             initial_sizes=(GIB, 16 * GIB),
-            most_bytes=min(most_bytes, 256 * MIB),
             sweep_bytes=256 * MIB,
             shares=(0.0, 0.5, 1.0),
             lookups=10_000,
             batch=200_000,
         )
-    return replace(plan, budget_s=budget_s)
+    return plan
 
 
 def select_schemes(only: str | None) -> tuple[str, ...]:

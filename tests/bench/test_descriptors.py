@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+import pmemfs
 from pmemfs.bench.descriptors.accesses import (
     Accesses,
     extents_in_use,
@@ -19,8 +22,9 @@ from pmemfs.bench.descriptors.accesses import (
     summary,
     synthetic,
 )
-from pmemfs.bench.descriptors.compound import Memdesc, VmemmapDedup
+from pmemfs.bench.descriptors.compound import Memdesc, MemdescRuns, VmemmapDedup
 from pmemfs.bench.descriptors.device import (
+    LineRanges,
     TallyDevice,
     open_scratch,
     scratch_directory,
@@ -28,7 +32,14 @@ from pmemfs.bench.descriptors.device import (
 )
 from pmemfs.bench.descriptors.inverted import IDLE_S, Inverted
 from pmemfs.bench.descriptors.linear import Flat, Hierarchical, Scattered
-from pmemfs.bench.descriptors.measure import SCHEMES, Plan, crossings, measure, touch_all
+from pmemfs.bench.descriptors.measure import (
+    LARGEST_BYTES,
+    SCHEMES,
+    Plan,
+    crossings,
+    measure,
+    touch_all,
+)
 from pmemfs.bench.descriptors.report import notes, sections
 from pmemfs.bench.descriptors.scheme import DIRTY, FREED, WHOLE, WRITE, Scheme
 from pmemfs.cli import main
@@ -105,14 +116,34 @@ def test_what_is_there_always_is_on_the_host(
 
 def test_inverted_takes_32_mib_for_a_tib_and_32_kib_for_a_split(tmp_path: Path) -> None:
     scheme = make(Inverted, tmp_path / "device", TIB)
-    assert scheme.parts() == {"heads": 32 * MIB, "split tables": 0, "owner pages": 0}
+    assert scheme.in_use_bytes() == 32 * MIB
     assert scheme.device.host_bytes < 64 * KIB
     small = np.arange(3)
     scheme.prepare(small, np.array([], np.int64))
     before = scheme.device.host_bytes
     touch_all(scheme, small, np.array([], np.int64))
-    assert scheme.parts()["split tables"] == 3 * 32 * KIB
+    assert scheme.in_use_bytes() == 32 * MIB + 3 * 32 * KIB + 3 * 4 * KIB  # and the owner pages
     assert scheme.device.host_bytes - before == 3 * 32 * KIB
+    scheme.close()
+
+
+def test_inverted_counts_the_extents_that_tables_keep_others_out_of(tmp_path: Path) -> None:
+    scheme = make(Inverted, tmp_path / "device")
+    heads = SIZE // 2**21 * 64
+    assert scheme.parts() == {
+        "heads": heads,
+        "reserve": 2 * MIB,
+        "descriptor extents": 0,
+        "owner pages": 0,
+    }
+    small = np.arange(65)  # one more than the reserve has room for
+    scheme.prepare(small, np.array([], np.int64))
+    touch_all(scheme, small, np.array([], np.int64))
+    assert scheme.parts()["descriptor extents"] == 2 * MIB
+    assert scheme.in_use_bytes() == heads + 65 * 36 * KIB
+    assert scheme.device.host_bytes < sum(scheme.parts().values()) + 64 * KIB
+    scheme.pass_time(2 + 3 * int(IDLE_S))
+    assert scheme.parts()["descriptor extents"] == 0
     scheme.close()
 
 
@@ -141,6 +172,60 @@ def test_memdesc_descriptors_live_until_freed(tmp_path: Path) -> None:
     assert scheme.folios == 0
     assert scheme.find(LARGE * 512 + 1) == (LARGE * 512 + 1) * 8
     scheme.close()
+
+
+def test_memdesc_folios_of_neighbours(tmp_path: Path) -> None:
+    scheme = make(MemdescRuns, tmp_path / "device")
+    assert isinstance(scheme, MemdescRuns)
+    scheme.touch(SMALL * 512, 512, 0, 0)
+    assert scheme.folios == 160  # 512 / 3.2
+    folios = [scheme.find(SMALL * 512 + slot) for slot in range(512)]
+    lengths = [folios.count(folio) for folio in dict.fromkeys(folios)]
+    assert lengths == [4, 3, 3, 3, 3] * 32
+    before = scheme.device.counters.copy()
+    scheme.touch(SMALL * 512 + 1, 7, WRITE, 64)
+    assert scheme.device.counters.since(before).stores == 3
+    wear = [scheme.device.words[scheme.find(SMALL * 512 + slot) // 8 + 2] for slot in (1, 4, 7)]
+    assert wear == [3 * 64, 3 * 64, 64]
+    scheme.touch(SMALL * 512, 2, FREED, 0)
+    assert scheme.folios == 160  # two pages are still there
+    scheme.touch(SMALL * 512 + 1, 1, 0, 0)
+    assert scheme.folios == 161
+    scheme.touch(SMALL * 512, 512, FREED, 0)
+    assert scheme.folios == 0
+    scheme.close()
+
+
+@pytest.mark.parametrize("cls", [Flat, Scattered, Hierarchical])
+def test_a_whole_extent_is_a_compound_page(cls: type[Scheme], tmp_path: Path) -> None:
+    scheme = make(cls, tmp_path / "device")
+    pfn = LARGE * 512
+    scheme.touch(pfn, 1, WHOLE, 0)
+    first = pfn + 65 - pfn % 65  # of the first run of 64 that begins in the extent
+    head = first if cls is Scattered else pfn
+    scheme.device.start_tally()
+    scheme.touch(first + 5, 32, WRITE | WHOLE, 32 * 64)
+    assert scheme.device.tally()[1].tolist() == [1]  # one line, not 32
+    assert scheme.find(first + 5) == scheme.find(first + 36) == scheme.find(head)
+    assert scheme.device.words[(scheme.find(head) >> 3) + 2] == 32 * 64
+    scheme.touch(pfn + 1, 1, 0, 0)  # now it is used by 4 KiB
+    assert scheme.find(first + 5) != scheme.find(head)
+    scheme.touch(pfn, 1, WHOLE, 0)
+    assert scheme.find(first + 5) == scheme.find(head)
+    scheme.touch(pfn, 512, FREED, 0)
+    assert scheme.find(first + 5) != scheme.find(head)
+    scheme.close()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_what_a_scheme_stores_at_most_is_known_before(scheme: Scheme, share: float) -> None:
+    small, whole = extents_in_use(SIZE, share)
+    scheme.prepare(small, whole)
+    touch_all(scheme, small, whole)
+    most = scheme.initial_bytes(SIZE) + len(small) * scheme.grows_by[0]
+    most += len(whole) * scheme.grows_by[1]
+    heads = SIZE // 2**21 * 64  # mkfs leaves those of free extents for later
+    assert scheme.in_use_bytes() <= most + heads + 4 * KIB
 
 
 def test_hierarchical_initialises_what_is_touched(tmp_path: Path) -> None:
@@ -188,8 +273,10 @@ def test_wear_adds_up(scheme: Scheme) -> None:
     pfn = SMALL * 512 + 10
     for _ in range(3):
         scheme.touch(pfn, 2, WRITE, 64)
+    shared = 2 if found(scheme, pfn) == found(scheme, pfn + 1) else 1
+    assert shared == (2 if scheme.name == "memdesc-runs" else 1)
     for each in (pfn, pfn + 1):
-        assert scheme.device.words[found(scheme, each) + 2] == 3 * 64
+        assert scheme.device.words[found(scheme, each) + 2] == 3 * 64 * shared
 
 
 def test_pages_of_a_split_extent_have_a_descriptor_each(scheme: Scheme) -> None:
@@ -197,7 +284,8 @@ def test_pages_of_a_split_extent_have_a_descriptor_each(scheme: Scheme) -> None:
     pages = np.arange(SMALL * 512 + 1, SMALL * 512 + 512)
     if scheme.name == "scattered":
         pages = pages[pages % 65 != 64]  # those are descriptor pages themselves
-    assert len({found(scheme, pfn) for pfn in pages.tolist()}) == len(pages)
+    n = 160 if scheme.name == "memdesc-runs" else len(pages)
+    assert len({found(scheme, pfn) for pfn in pages.tolist()}) == n
 
 
 def test_vectors_find_the_same(scheme: Scheme) -> None:
@@ -210,9 +298,9 @@ def test_vectors_find_the_same(scheme: Scheme) -> None:
 
 def test_only_inverted_gives_descriptors_back(scheme: Scheme) -> None:
     touch_all(scheme, np.array([SMALL, SMALL + 1]), np.array([LARGE]))
-    active = sum(scheme.parts().values())
+    active = scheme.in_use_bytes()
     scheme.pass_time(2 + 3 * int(IDLE_S))
-    idle = sum(scheme.parts().values())
+    idle = scheme.in_use_bytes()
     assert active - idle == (2 * 32 * KIB if scheme.name == "inverted" else 0)
 
 
@@ -246,6 +334,17 @@ def test_tally_counts_every_line(tmp_path: Path) -> None:
     assert dict(zip(lines.tolist(), counts.tolist())) == {0: 1, 1: 2, 2: 1, 3: 1, 4: 1, 64: 1}
     device.store(4100, b"x")
     assert dict(zip(*(column.tolist() for column in device.tally())))[64] == 2
+    device.close()
+
+
+def test_ranges_count_lines_once(tmp_path: Path) -> None:
+    (tmp_path / "device").touch()
+    device = open_scratch(tmp_path / "device", MIB)
+    device.ranges = LineRanges()
+    for offset, length in ((640, 64), (0, 256), (60, 8), (128, 1), (1024, 640), (192, 128)):
+        device.store(offset, bytes(length))
+    touched = {*range(5), 10, *range(16, 26)}
+    assert (device.ranges.stored, device.ranges.touched) == (1 + 4 + 2 + 1 + 10 + 2, len(touched))
     device.close()
 
 
@@ -315,6 +414,7 @@ def test_what_is_too_large_is_extrapolated_and_marked(document: dict) -> None:
     assert [row["extrapolated"] for row in flat] == [False, True]
     assert flat[1]["bytes_stored"] == GIB // 64
     assert flat[1]["seconds"] == pytest.approx(4 * flat[0]["seconds"])
+    assert (flat[0]["stores"], flat[1]["stores"]) == (2, 8)  # of 2 MiB
     assert not any(row["extrapolated"] for row in document["inverted"]["initialise"])
     assert "~ not done" in notes(document)[0]
 
@@ -326,12 +426,16 @@ def test_bytes_at_peak_and_at_rest(document: dict) -> None:
         assert rest["total_bytes"] <= peak["total_bytes"], name
     n_small = len(extents_in_use(SIZE, 0.25)[0])
     inverted = document["inverted"]["bytes"]
-    assert inverted["peak"]["parts"]["split tables"] == n_small * 32 * KIB
+    heads = SIZE // 2**21 * 64
+    assert inverted["peak"]["in_use_bytes"] == heads + n_small * 36 * KIB
     assert inverted["rest"]["parts"] == {
-        "heads": SIZE // 2**21 * 64,
-        "split tables": 0,
+        "heads": heads,
+        "reserve": 2 * MIB,
+        "descriptor extents": 0,
         "owner pages": n_small * 4096,
     }
+    assert inverted["rest"]["in_use_bytes"] == heads + n_small * 4096
+    assert inverted["rest"]["host_bytes"] <= inverted["rest"]["total_bytes"] + 64 * KIB
 
 
 def test_wear_is_of_all_lines_stored(document: dict) -> None:
@@ -346,12 +450,96 @@ def test_wear_is_of_all_lines_stored(document: dict) -> None:
 
 def test_where_inverted_stops_winning(document: dict) -> None:
     shares = crossings(document)
-    assert shares["memdesc"] is None
-    assert 0.9 < shares["flat"] < 1
-    assert 0.6 < shares["vmemmap-dedup"] < 0.8
+    assert shares["memdesc"] is not None  # on so small a device the reserve alone is 0.8 %
+    assert shares["memdesc-runs"] is not None
     sweep = {name: [row["total_bytes"] for row in document[name]["sweep"]] for name in document}
-    assert sweep["inverted"][0] == SIZE // 2**21 * 64
+    assert sweep["inverted"][0] == SIZE // 2**21 * 64 + 2 * MIB
     assert sweep["flat"] == [SIZE // 64] * 3
+    n_small = len(extents_in_use(SIZE, 1.0)[0])
+    tables = -(-n_small // 64) * 2 * MIB
+    assert sweep["inverted"][2] == SIZE // 2**21 * 64 + tables + n_small * 4096
+
+
+def test_crossings_are_between_the_shares_measured() -> None:
+    def swept(*totals: int) -> dict:
+        shares = (0.0, 0.1, 0.5, 1.0)
+        rows = [{"split_share": s, "total_bytes": t} for s, t in zip(shares, totals)]
+        return {"sweep": rows}
+
+    document = {
+        "inverted": swept(0, 10, 50, 100),
+        "flat": swept(100, 100, 100, 100),
+        "memdesc": swept(20, 29, 65, 110),
+        "memdesc-runs": swept(20, 22, 30, 40),
+    }
+    shares = crossings(document)
+    assert shares["flat"] is None
+    assert shares["memdesc"] is None
+    assert shares["memdesc-runs"] == pytest.approx(0.25)
+
+
+def test_with_runs_memdesc_takes_a_third_of_what_it_takes_without(tmp_path: Path) -> None:
+    one, all_split = np.array([], np.int64), np.arange(120)
+    shares = {}
+    for cls, pages in ((Memdesc, 3.2), (MemdescRuns, 3.2), (MemdescRuns, 8.0)):
+        path = tmp_path / "device"
+        path.touch()
+        scheme = cls(path, SIZE)
+        scheme.run_pages = pages
+        scheme.initialise()
+        touch_all(scheme, all_split, one)
+        shares[cls.name, pages] = sum(scheme.parts().values()) / (120 * 2 * MIB)
+        scheme.close()
+    words = 8 / 4096 * 128 / 120
+    assert shares["memdesc", 3.2] == pytest.approx(words + 80 / 4096, rel=0.01)
+    assert shares["memdesc-runs", 3.2] == pytest.approx(words + 80 / 3.2 / 4096, rel=0.01)
+    assert shares["memdesc-runs", 8.0] == pytest.approx(words + 80 / 8 / 4096, rel=0.01)
+
+
+def test_initialise_counts_stores_and_lines(document: dict) -> None:
+    for scheme in document.values():
+        for row in scheme["initialise"]:
+            assert 0 < row["stores"] <= row["lines_stored"]
+            assert 0 < row["lines_touched"] <= row["lines_stored"]
+    first = {name: scheme["initialise"][0] for name, scheme in document.items()}
+    assert first["flat"]["lines_touched"] == PAGES
+    assert first["scattered"]["stores"] == -(-PAGES // 65)
+    assert first["vmemmap-dedup"]["stores"] == 2  # descriptors, page tables
+    inverted = first["inverted"]  # the commit word, for one, is stored more than once
+    assert inverted["lines_touched"] < inverted["lines_stored"]
+    assert inverted["lines_stored"] != -(-inverted["bytes_stored"] // 64)
+
+
+def test_lookups_are_on_as_many_extents(document: dict) -> None:
+    small, whole = extents_in_use(SIZE, 0.25)
+    for scheme in document.values():
+        for kind in ("whole", "split"):
+            assert scheme["lookups"][kind]["extents"] == min(len(small), len(whole))
+
+
+def test_verdicts(document: dict) -> None:
+    text = "\n".join(notes(document))
+    assert "whatever is split" not in text
+    assert "memdesc-runs above" in text
+    assert "with the rest of their extents" in text
+    assert "no device larger" not in text
+    largest = {"flat": document["flat"] | {"initialise": [row_of(document, LARGEST_BYTES)]}}
+    assert "no device larger than 16 TiB is tried" in notes(largest)
+
+
+def row_of(document: dict, size_bytes: int) -> dict:
+    return document["flat"]["initialise"][0] | {"device_bytes": size_bytes}
+
+
+@pytest.mark.parametrize("name", ["flat", "hierarchical"])
+def test_a_device_too_large_is_refused_before_anything_is_stored(name: str, tmp_path: Path) -> None:
+    heard: list[str] = []
+    little = replace(plan(tmp_path), schemes=("inverted", name), most_bytes=3 * MIB)
+    with pytest.raises(PmemfsError, match=f"{name} stores .* give a smaller --size") as caught:
+        measure(little, heard.append)
+    assert caught.value.errno == errno.ENOSPC
+    assert heard == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_tables_have_a_row_for_each_scheme(document: dict) -> None:
@@ -412,12 +600,27 @@ def test_every_scheme_replays_a_trace(tmp_path: Path) -> None:
     document = measure(replace(plan(tmp_path), accesses=accesses, shares=()))
     assert {scheme["accesses"]["records"] for scheme in document.values()} == {6}
     inverted = document["inverted"]["bytes"]
-    assert inverted["peak"]["parts"]["split tables"] == 2 * 32 * KIB
-    assert inverted["rest"]["parts"]["split tables"] == 0
+    heads = SIZE // 2**21 * 64
+    assert inverted["peak"]["in_use_bytes"] == heads + 2 * 36 * KIB
+    assert inverted["rest"]["in_use_bytes"] == heads + 2 * 4096
     assert inverted["rest"]["parts"]["owner pages"] == 2 * 4096
     for scheme in document.values():
         assert list(scheme["lookups"]) == ["whole", "split"]
         assert scheme["wear"]["lines_stored"] > 0
+
+
+def test_of_equal_peaks_the_fullest_counts(tmp_path: Path) -> None:
+    trace = write_trace(
+        tmp_path / "t.trace",
+        128,
+        (1000, 20 * 512 + 1, 1, 0, 0),
+        (1100, 21 * 512 + 1, 1, 0, 0),  # the first is idle by now
+        (1101, 20 * 512 + 1, 1, 0, 0),
+        (1102, 20 * 512 + 1, 1, 0, 0),
+    )
+    ours = replace(plan(tmp_path), accesses=recorded(trace), schemes=("inverted",), shares=())
+    peak = measure(ours)["inverted"]["bytes"]["peak"]
+    assert peak["in_use_bytes"] == SIZE // 2**21 * 64 + 2 * 36 * KIB
 
 
 def test_summary_of_a_trace(tmp_path: Path) -> None:
@@ -467,6 +670,55 @@ def test_tables_and_pictures(tmp_path: Path) -> None:
     assert [line.split()[0] for line in result.stdout.splitlines() if "split tables" in line]
     pictures = sorted(path.name for path in (tmp_path / "p").iterdir())
     assert pictures == ["bytes.png", "initialise.png", "wear.png"]
+
+
+def test_plots_in_a_file_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "file").write_text("mine")
+    for folder, code in ((tmp_path / "file", 2), (tmp_path / "file" / "p", 1)):
+        result = command("--quick", "--only", "flat", "--plots", folder)
+        assert (result.exit_code, result.stdout) == (code, "")
+        assert "flat: initialise" not in result.stderr
+        assert "irectory" in result.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.filterwarnings("default")  # matplotlib's own
+def test_tables_are_printed_though_pictures_fail(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "p" / "bytes.png").mkdir(parents=True)
+    words = ("--quick", "--size", "256M", "--seconds", "2", "--only", "flat", "--dir", tmp_path)
+    result = command(*words, "--plots", tmp_path / "p")
+    assert result.exit_code == 1
+    assert "Bytes of descriptors" in result.stdout
+    assert "bytes.png" in result.stderr
+
+
+def test_quick_leaves_what_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Plan] = []
+
+    def caught(plan: Plan, report: object) -> dict:
+        seen.append(plan)
+        raise PmemfsError(errno.ECANCELED, "enough")
+
+    monkeypatch.setattr("pmemfs.cli.bench.measure", caught)
+    command("--quick", "--dir", tmp_path)
+    words = ("--size", "2G", "--seconds", "90", "--rate", "300", "--most", "1G", "--budget", "7")
+    command("--quick", *words, "--run", "4", "--dir", tmp_path)
+    short, given = seen
+    assert (short.accesses.size_bytes, short.most_bytes) == (GIB, 256 * MIB)
+    assert len(short.accesses.records) == 80 * 200
+    assert (given.accesses.size_bytes, given.most_bytes) == (2 * GIB, GIB)
+    assert len(given.accesses.records) == 90 * 300
+    assert (given.budget_s, given.run_pages) == (7, 4)
+
+
+def test_documents_are_in_the_package() -> None:
+    root = Path(pmemfs.__file__).parent
+    settings = tomllib.loads((root.parent / "pyproject.toml").read_text())
+    globs = settings["tool"]["setuptools"]["package-data"]["pmemfs"]
+    shipped = {path for pattern in globs for path in root.glob(pattern)}
+    assert set(root.rglob("*.md")) <= shipped
 
 
 @pytest.mark.parametrize(

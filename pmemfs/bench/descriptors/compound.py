@@ -41,6 +41,7 @@ class VmemmapDedup(Scheme):
     source = "Documentation/mm/vmemmap_dedup.rst of the Linux kernel"
     reads_whole: ClassVar[int] = 3  # page table, tail, head
     reads_split: ClassVar[int] = 2
+    grows_by: ClassVar[tuple[int, int]] = ((_VMEMMAP_PAGES - _KEPT_PAGES) * PAGE_BYTES, 0)
 
     @classmethod
     def initial_bytes(cls, size_bytes: int) -> int:
@@ -160,16 +161,20 @@ class Memdesc(Scheme):
     """A word for each page; what is in use has a descriptor of its own, and its pages point there.
 
     The descriptor is the ``struct folio`` of the plan, 10 words, 51 of them in a slab page. A
-    whole extent is one folio. A small page is a folio of its own: the worst case, since a file of
-    several neighbouring pages could share one. A descriptor lives as long as the page is used by
-    a file, idle or not.
+    whole extent is one folio. A small page is a folio of its own: the worst case, since neighbours
+    of one file could share one, as in `MemdescRuns`. A descriptor lives as long as a page of it is
+    used by a file, idle or not.
     """
 
     name = "memdesc"
-    what = "8 bytes for each page, pointing to an allocated descriptor of 80 bytes"
+    what = "8 bytes for each page; a descriptor of 80 bytes for each small page in use"
     source = "kernelnewbies.org/MatthewWilcox/Memdescs and its page Path"
     reads_whole: ClassVar[int] = 2
     reads_split: ClassVar[int] = 2
+    grows_by: ClassVar[tuple[int, int]] = (
+        PAGES_PER_EXTENT * PAGE_BYTES // _FOLIOS_PER_PAGE,
+        _FOLIO_BYTES,
+    )
 
     @classmethod
     def initial_bytes(cls, size_bytes: int) -> int:
@@ -182,9 +187,21 @@ class Memdesc(Scheme):
         self._frontier = self._slabs
         self._free: list[int] = []
         self.folios = 0
+        self._cut_runs(self.folio_pages())
         slab_pages = -(-self.n_pages // _FOLIOS_PER_PAGE)
         self.open(self._slabs + (slab_pages + 1) * PAGE_BYTES)
         self.device.store_pattern(0, _MISC.to_bytes(8, "little"), self.n_pages)
+
+    def folio_pages(self) -> float:
+        """Return how many small pages share a folio, the mean."""
+        return 1.0
+
+    def _cut_runs(self, pages: float) -> None:
+        """Say of each page of an extent where its run begins and stops."""
+        starts = np.unique(np.ceil(np.arange(0, PAGES_PER_EXTENT, pages)).astype(np.int64))
+        lengths = np.diff(starts, append=PAGES_PER_EXTENT)
+        self._run_start = np.repeat(starts, lengths).tolist()
+        self._run_stop = np.repeat(starts + lengths, lengths).tolist()
 
     def find(self, pfn: int) -> int:
         """Return where the word of the page points, or the word itself if it says all."""
@@ -206,10 +223,28 @@ class Memdesc(Scheme):
                 self._allocate(first, PAGES_PER_EXTENT)
             self.stamp(self.device.words[first] & ~15, flags, lines)
         else:
-            for each in range(pfn, pfn + count):
-                if self.device.words[each] & 15 != _TYPE_FILE:
-                    self._allocate(each, 1)
-                self.stamp(self.device.words[each] & ~15, flags, lines)
+            self._touch_small(pfn, pfn + count, flags, lines)
+
+    def _touch_small(self, pfn: int, stop: int, flags: int, lines: int) -> None:
+        """Stamp each folio once, for as many pages of it as were accessed."""
+        words = self.device.words
+        while pfn < stop:
+            if words[pfn] & 15 != _TYPE_FILE:
+                self._allocate_run(pfn)
+            word = words[pfn]
+            first = pfn
+            pfn += 1
+            while pfn < stop and words[pfn] == word:
+                pfn += 1
+            self.stamp(word & ~15, flags, lines * (pfn - first))
+
+    def _allocate_run(self, pfn: int) -> None:
+        """Give a folio to the run around a page, or to the page alone if a part has one."""
+        base, slot = pfn & ~(PAGES_PER_EXTENT - 1), pfn & (PAGES_PER_EXTENT - 1)
+        first, stop = base + self._run_start[slot], base + self._run_stop[slot]
+        if any(self.device.words[each] & 15 == _TYPE_FILE for each in range(first, stop)):
+            first, stop = pfn, pfn + 1
+        self._allocate(first, stop - first)
 
     def _allocate(self, pfn: int, count: int) -> None:
         folio = self._free.pop() if self._free else self._take()
@@ -225,13 +260,17 @@ class Memdesc(Scheme):
         return folio
 
     def _release(self, pfn: int, count: int) -> None:
-        """Free the descriptors of pages that nobody has; their words say so."""
-        words = self.device.words
-        folios = {words[p] & ~15 for p in range(pfn, pfn + count) if words[p] & 15 == _TYPE_FILE}
+        """Let go of pages that nobody has; a folio is free when no word points to it any more."""
+        folios = self._folios_of(pfn, count)
         if folios:
-            self._free += sorted(folios)
-            self.folios -= len(folios)
             self.device.store(pfn << 3, _MISC.to_bytes(8, "little") * count)
+            free = folios - self._folios_of(pfn & ~(PAGES_PER_EXTENT - 1), PAGES_PER_EXTENT)
+            self._free += sorted(free)
+            self.folios -= len(free)
+
+    def _folios_of(self, pfn: int, count: int) -> set[int]:
+        words = np.frombuffer(self.device.view, "<i8", count, pfn << 3)
+        return set((words[words & 15 == _TYPE_FILE] & ~15).tolist())
 
     def parts(self) -> dict[str, int]:
         """Return the words, and the slab pages ever taken."""
@@ -241,3 +280,18 @@ class Memdesc(Scheme):
     def place_of(self, line: int) -> str:
         """Return ``words`` or ``descriptors``."""
         return "words" if line * 64 < self._slabs else "descriptors"
+
+
+class MemdescRuns(Memdesc):
+    """`Memdesc` where the pages of a file that lie side by side share a folio.
+
+    How long such runs are is measured elsewhere: small extents are cut into runs of `run_pages`
+    in the mean, all of them used.
+    """
+
+    name = "memdesc-runs"
+    what = "the same, but a descriptor for each run of small pages of one file"
+
+    def folio_pages(self) -> float:
+        """Return the mean run."""
+        return self.run_pages

@@ -29,8 +29,40 @@ BULK_BYTES = 2 * MIB
 ROOM_LEFT = 512 * MIB
 
 
+class LineRanges:
+    """The ranges of lines that were stored to, to count the different ones among them."""
+
+    def __init__(self) -> None:
+        self._log = array("q")
+
+    def note(self, first: int, count: int) -> None:
+        """Note a store to ``count`` lines from ``first`` on."""
+        self._log.append(first)
+        self._log.append(count)
+
+    @property
+    def stored(self) -> int:
+        """How many lines all stores touched together."""
+        return int(self._pairs()[:, 1].sum())
+
+    @property
+    def touched(self) -> int:
+        """How many different lines that were."""
+        pairs = self._pairs()
+        firsts, counts = pairs[np.argsort(pairs[:, 0], kind="stable")].T
+        reached = np.maximum.accumulate(firsts + counts)
+        before = np.concatenate((firsts[:1], reached[:-1]))
+        return int((reached - np.maximum(firsts, before)).clip(0).sum())
+
+    def _pairs(self) -> NDArray[np.int64]:
+        return np.frombuffer(self._log, np.int64).reshape(-1, 2)
+
+
 class TallyDevice(MappedDevice):
     """A device that knows how often each of its 64-byte lines was stored to."""
+
+    ranges: LineRanges | None = None
+    """Hears of every store, if it is set."""
 
     def __init__(self, fd: int, size_bytes: int) -> None:
         super().__init__(fd, size_bytes)
@@ -51,10 +83,15 @@ class TallyDevice(MappedDevice):
         self._note(offset, len(data))
 
     def _note(self, offset: int, length: int) -> None:
+        if not self.tallying and self.ranges is None:
+            return
+        first = offset // LINE_BYTES
+        count = (offset + length - 1) // LINE_BYTES - first + 1
+        if self.ranges is not None:
+            self.ranges.note(first, count)
         if self.tallying:
-            first = offset // LINE_BYTES
             self._log.append(first)
-            self._log.append((offset + length - 1) // LINE_BYTES - first + 1)
+            self._log.append(count)
             if len(self._log) >= _FOLD_AT:
                 self._fold()
 

@@ -70,6 +70,7 @@ class Inverted(Scheme):
     source = "Rik van Riel, linux-kernel, 8 May 2015; the engine of pmemfs"
     reads_whole: ClassVar[int] = 1
     reads_split: ClassVar[int] = 2
+    grows_by: ClassVar[tuple[int, int]] = (SPLIT_TABLE_BYTES + PAGE_BYTES, 0)
 
     @classmethod
     def initial_bytes(cls, size_bytes: int) -> int:
@@ -82,13 +83,16 @@ class Inverted(Scheme):
         self._clock = _Clock()
         formatted = []
 
-        class FormattedDevice(TallyDevice):
+        class CountedDevice(TallyDevice):
+            ranges = self.ranges
+
+        class FormattedDevice(CountedDevice):
             def close(self) -> None:
                 formatted.append(self.counters)
                 super().close()
 
         format_image(self.path, self.size_bytes, force=True, device_class=FormattedDevice)
-        self.volume = Volume.open(self.path, Options(clock=self._clock), device_class=TallyDevice)
+        self.volume = Volume.open(self.path, Options(clock=self._clock), device_class=CountedDevice)
         assert isinstance(self.volume.device, TallyDevice)
         self.device = self.volume.device
         self.device.counters.stores += formatted[0].stores
@@ -206,13 +210,26 @@ class Inverted(Scheme):
             pass
 
     def parts(self) -> dict[str, int]:
-        """Return heads, split tables, and owner pages, which stand in for them while idle."""
-        n_small = sum(kind == Kind.SMALL for kind in self._kinds.values())
+        """Return heads, extents for split tables, and owner pages, which tables are inflated from.
+
+        The reserve is one such extent that is there always; others are taken and given back as
+        they are, with room for 64 tables each.
+        """
+        more = np.count_nonzero(self.volume.pool.kind_column == Kind.DESCRIPTOR) - 1
         return {
             "heads": self.volume.geometry.head_table_bytes,
-            "split tables": self.tables.split_extents * SPLIT_TABLE_BYTES,
-            "owner pages": n_small * PAGE_BYTES,
+            "reserve": EXTENT_BYTES,
+            "descriptor extents": int(more) * EXTENT_BYTES,
+            "owner pages": self._owner_page_bytes(),
         }
+
+    def in_use_bytes(self) -> int:
+        """Return heads, split tables of 32 KiB, and owner pages."""
+        tables = self.tables.split_extents * SPLIT_TABLE_BYTES
+        return self.volume.geometry.head_table_bytes + tables + self._owner_page_bytes()
+
+    def _owner_page_bytes(self) -> int:
+        return sum(kind == Kind.SMALL for kind in self._kinds.values()) * PAGE_BYTES
 
     def place_of(self, line: int) -> str:
         """Return what part of the image a line belongs to."""

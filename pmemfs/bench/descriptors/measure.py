@@ -9,6 +9,7 @@ and it is marked ``extrapolated``.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,11 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmemfs.bench.descriptors.accesses import Accesses, extents_in_use
-from pmemfs.bench.descriptors.compound import Memdesc, VmemmapDedup
-from pmemfs.bench.descriptors.device import LINE_BYTES, host_room_bytes, scratch_file
+from pmemfs.bench.descriptors.compound import Memdesc, MemdescRuns, VmemmapDedup
+from pmemfs.bench.descriptors.device import (
+    LINE_BYTES,
+    LineRanges,
+    host_room_bytes,
+    scratch_file,
+)
 from pmemfs.bench.descriptors.inverted import IDLE_S, Inverted
 from pmemfs.bench.descriptors.linear import Flat, Hierarchical, Scattered
-from pmemfs.bench.descriptors.scheme import FREED, WHOLE, Scheme
+from pmemfs.bench.descriptors.scheme import FREED, RUN_PAGES, WHOLE, Scheme
+from pmemfs.errors import PmemfsError
 from pmemfs.fs.format import host_limit
 from pmemfs.layout.geometry import PAGES_PER_EXTENT
 from pmemfs.pages.trace import PAGE_SHIFT
@@ -33,14 +40,15 @@ from pmemfs.units import GIB, TIB, format_size
 
 SCHEMES: dict[str, type[Scheme]] = {
     scheme.name: scheme
-    for scheme in (Flat, Scattered, Hierarchical, Inverted, VmemmapDedup, Memdesc)
+    for scheme in (Flat, Scattered, Hierarchical, Inverted, VmemmapDedup, Memdesc, MemdescRuns)
 }
 INITIAL_SIZES = (16 * GIB, 128 * GIB, 1 * TIB)
 LARGEST_BYTES = 16 * TIB
-SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+SHARES = (0.0, 0.1, 0.15, 0.25, 0.5, 0.75, 0.9, 1.0)
 _START_S = 1
 _CURVE_POINTS = 60
 _TRIES = 3
+_SHORT_S = 0.25
 
 Document = dict[str, Any]
 Report = Callable[[str], None]
@@ -48,7 +56,10 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure. ``most_bytes`` may be stored to initialise one device."""
+    """What to measure.
+
+    ``most_bytes`` may be stored for the descriptors of one device; ``run_pages`` is `RUN_PAGES`.
+    """
 
     accesses: Accesses
     directory: Path
@@ -62,10 +73,16 @@ class Plan:
     lookups: int = 100_000
     batch: int = 2_000_000
     seed: int = 1
+    run_pages: float = RUN_PAGES
 
 
 def measure(plan: Plan, report: Report = lambda text: None) -> Document:
-    """Return an object with a key for each scheme; ``report`` hears what is being done."""
+    """Return an object with a key for each scheme; ``report`` hears what is being done.
+
+    Raises `PmemfsError` before anything is stored if a scheme would store more than it may.
+    """
+    for name in plan.schemes:
+        _validate_room(SCHEMES[name], plan)
     sizes = list(plan.initial_sizes)
     if plan.with_largest:
         sizes.append(largest_device(plan.directory))
@@ -89,10 +106,32 @@ def _measure_one(cls: type[Scheme], plan: Plan, sizes: list[int], report: Report
     return document
 
 
+def _validate_room(cls: type[Scheme], plan: Plan) -> None:
+    """Refuse a device on which a scheme would store more than the plan and the host allow."""
+    accesses = plan.accesses
+    need = cls.initial_bytes(accesses.size_bytes)
+    for extents, grows_by in zip(_extents_used(accesses), cls.grows_by):
+        need += len(extents) * grows_by
+    most = _most_bytes(plan)
+    if need > most:
+        raise PmemfsError(
+            errno.ENOSPC,
+            f"{cls.name} stores {format_size(need)} for a device of "
+            f"{format_size(accesses.size_bytes)}, and {format_size(most)} may be: the least of "
+            f"--most and half of what is free in {plan.directory}; give a smaller --size, "
+            f"a larger --most, or --only schemes that store less",
+        )
+
+
+def _most_bytes(plan: Plan) -> int:
+    return min(plan.most_bytes, host_room_bytes(plan.directory) // 2)
+
+
 @contextmanager
-def _opened(cls: type[Scheme], directory: Path, size_bytes: int) -> Iterator[Scheme]:
-    with scratch_file(directory) as path:
+def _opened(cls: type[Scheme], plan: Plan, size_bytes: int) -> Iterator[Scheme]:
+    with scratch_file(plan.directory) as path:
         scheme = cls(path, size_bytes)
+        scheme.run_pages = plan.run_pages
         try:
             yield scheme
         finally:
@@ -116,15 +155,18 @@ def _initialise_all(cls: type[Scheme], plan: Plan, sizes: list[int]) -> list[Doc
     done: list[Document] = []
     spent_s = 0.0
     for size_bytes in sizes:
-        most = min(plan.most_bytes, host_room_bytes(plan.directory) // 2)
         known = done[-1] if done else None
         expected_s = known["seconds"] * size_bytes / known["device_bytes"] if known else 0.0
-        if known and (cls.initial_bytes(size_bytes) > most or spent_s + expected_s > plan.budget_s):
+        fits = cls.initial_bytes(size_bytes) <= _most_bytes(plan)
+        if fits and (not known or spent_s + 2 * expected_s <= plan.budget_s):
+            start = time.process_time()
+            done.append(_initialise(cls, plan, size_bytes))
+            spent_s += time.process_time() - start
+        elif known:
             measured = max((row for row in done if not row["extrapolated"]), key=_size)
             done.append(_extrapolate(cls, measured, size_bytes))
         else:
-            done.append(_initialise(cls, plan.directory, size_bytes))
-            spent_s += done[-1]["seconds"]
+            raise PmemfsError(errno.ENOSPC, f"no room to initialise {format_size(size_bytes)}")
     return done
 
 
@@ -132,29 +174,46 @@ def _size(row: Document) -> int:
     return int(row["device_bytes"])
 
 
-def _initialise(cls: type[Scheme], directory: Path, size_bytes: int) -> Document:
-    with _opened(cls, directory, size_bytes) as scheme:
-        start = time.process_time()
-        scheme.initialise()
-        seconds = time.process_time() - start
+def _initialise(cls: type[Scheme], plan: Plan, size_bytes: int) -> Document:
+    """Count the stores in one run, which warms up, and time others: the least of 3 short ones."""
+    ranges = LineRanges()
+    with _opened(cls, plan, size_bytes) as scheme:
+        scheme.ranges = ranges
+        seconds = _timed_initialise(scheme)
         counters = scheme.device.counters
-        return {
+        document = {
             "device_bytes": size_bytes,
-            "seconds": seconds,
+            "stores": counters.stores,
             "bytes_stored": counters.bytes_stored,
-            "lines_stored": -(-counters.bytes_stored // LINE_BYTES),
+            "lines_stored": ranges.stored,
+            "lines_touched": ranges.touched,
             "host_bytes": scheme.device.host_bytes,
             "extrapolated": False,
         }
+    times = []
+    for _ in range(_TRIES if seconds < _SHORT_S else 1):
+        with _opened(cls, plan, size_bytes) as scheme:
+            times.append(_timed_initialise(scheme))
+    return document | {"seconds": min(times)}
+
+
+def _timed_initialise(scheme: Scheme) -> float:
+    start = time.process_time()
+    scheme.initialise()
+    return time.process_time() - start
 
 
 def _extrapolate(cls: type[Scheme], measured: Document, size_bytes: int) -> Document:
     stored = cls.initial_bytes(size_bytes)
+    ratio = stored / cls.initial_bytes(measured["device_bytes"])
+    lines = -(-stored // LINE_BYTES)
     return {
         "device_bytes": size_bytes,
-        "seconds": measured["seconds"] * stored / cls.initial_bytes(measured["device_bytes"]),
+        "seconds": measured["seconds"] * ratio,
+        "stores": round(measured["stores"] * ratio),
         "bytes_stored": stored,
-        "lines_stored": -(-stored // LINE_BYTES),
+        "lines_stored": lines,
+        "lines_touched": lines,
         "host_bytes": None,
         "extrapolated": True,
     }
@@ -165,7 +224,7 @@ def _extrapolate(cls: type[Scheme], measured: Document, size_bytes: int) -> Docu
 
 def _use(cls: type[Scheme], plan: Plan) -> Document:
     accesses = plan.accesses
-    with _opened(cls, plan.directory, accesses.size_bytes) as scheme:
+    with _opened(cls, plan, accesses.size_bytes) as scheme:
         scheme.initialise()
         document: Document = {"bytes": {"fresh": _space(scheme)}}
         scheme.prepare(accesses.small, accesses.whole)
@@ -178,9 +237,7 @@ def _use(cls: type[Scheme], plan: Plan) -> Document:
         before = scheme.device.counters.copy()
         seconds, most = replay(scheme, accesses)
         counted = scheme.device.counters.since(before)
-        if most["total_bytes"] > peak["total_bytes"]:
-            peak = most
-        document["bytes"]["peak"] = peak
+        document["bytes"]["peak"] = max(peak, most, key=_rank)
         if not prepared:
             document["lookups"] = _lookups(scheme, plan)
         document["accesses"] = {
@@ -215,7 +272,7 @@ def replay(scheme: Scheme, accesses: Accesses) -> tuple[float, Document]:
     for page, second, count, lines in zip(pages, *rest):
         if second != now:
             seconds += time.process_time() - start
-            if sum(scheme.parts().values()) > most["total_bytes"]:
+            if (sum(scheme.parts().values()), scheme.in_use_bytes()) > _rank(most):
                 most = _space(scheme)
             now = second
             start = time.process_time()
@@ -223,7 +280,11 @@ def replay(scheme: Scheme, accesses: Accesses) -> tuple[float, Document]:
         scheme.touch(page >> PAGE_SHIFT, count, page & 0xFF, lines)
     seconds += time.process_time() - start
     last = _space(scheme)
-    return seconds, max(most, last, key=lambda space: int(space["total_bytes"]))
+    return seconds, max(most, last, key=_rank)
+
+
+def _rank(space: Document) -> tuple[int, int]:
+    return space["total_bytes"], space["in_use_bytes"]
 
 
 def _space(scheme: Scheme) -> Document:
@@ -233,6 +294,7 @@ def _space(scheme: Scheme) -> Document:
         "total_bytes": total,
         "share_of_device": total / scheme.size_bytes,
         "parts": parts,
+        "in_use_bytes": scheme.in_use_bytes(),
         "host_bytes": scheme.device.host_bytes,
     }
 
@@ -241,23 +303,31 @@ def _space(scheme: Scheme) -> Document:
 
 
 def _lookups(scheme: Scheme, plan: Plan) -> Document:
-    accesses = plan.accesses
-    small, whole = accesses.small, accesses.whole
-    if not len(small) + len(whole):
-        pages = accesses.records["page"]
-        flags = pages & np.uint64(0xFF)
-        extents = (pages >> np.uint64(PAGE_SHIFT + 9)).astype(np.int64)
-        used = flags & np.uint64(FREED) == 0
-        small = np.unique(extents[used & (flags & np.uint64(WHOLE) == 0)])
-        whole = np.unique(extents[used & (flags & np.uint64(WHOLE) != 0)])
+    """Measure whole and split on as many extents, so that caches favour neither."""
+    small, whole = _extents_used(plan.accesses)
+    n = min(len(small), len(whole)) or max(len(small), len(whole))
+    rng = np.random.default_rng(plan.seed)
     found = {}
     for kind, extents, reads in (
         ("whole", whole, scheme.reads_whole),
         ("split", small, scheme.reads_split),
     ):
         if len(extents):
-            found[kind] = {"reads": reads} | _lookup_rates(scheme, extents, plan)
+            chosen = rng.permutation(extents)[:n]
+            found[kind] = {"reads": reads, "extents": n} | _lookup_rates(scheme, chosen, plan)
     return found
+
+
+def _extents_used(accesses: Accesses) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the extents that are used by 4 KiB, and those used whole."""
+    if len(accesses.small) + len(accesses.whole):
+        return accesses.small, accesses.whole
+    pages = accesses.records["page"]
+    flags = pages & np.uint64(0xFF)
+    extents = (pages >> np.uint64(PAGE_SHIFT + 9)).astype(np.int64)
+    used = flags & np.uint64(FREED) == 0
+    is_whole = flags & np.uint64(WHOLE) != 0
+    return np.unique(extents[used & ~is_whole]), np.unique(extents[used & is_whole])
 
 
 def _lookup_rates(scheme: Scheme, extents: NDArray[np.int64], plan: Plan) -> Document:
@@ -335,7 +405,7 @@ def _curve(ranked: NDArray[np.int64]) -> list[tuple[int, int]]:
 
 def _sweep_point(cls: type[Scheme], plan: Plan, share: float) -> Document:
     small, whole = extents_in_use(plan.sweep_bytes, share)
-    with _opened(cls, plan.directory, plan.sweep_bytes) as scheme:
+    with _opened(cls, plan, plan.sweep_bytes) as scheme:
         scheme.initialise()
         scheme.prepare(small, whole)
         scheme.pass_time(_START_S)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
 from pmemfs.bench.descriptors.measure import Document
 from pmemfs.bench.output import load_matplotlib
+from pmemfs.errors import PmemfsError
 from pmemfs.units import format_size
 
 PLOTS = ("bytes.png", "initialise.png", "wear.png")
@@ -17,13 +20,15 @@ _COLOURS = {
     "inverted": "#1f77b4",
     "vmemmap-dedup": "#2ca02c",
     "memdesc": "#9467bd",
+    "memdesc-runs": "#c5b0d5",
 }
+_DASHED = ("scattered", "hierarchical")  # each close to another
 
 
 def write_plots(document: Document, folder: Path) -> list[Path]:
     """Write the pictures to a folder, which is made; raises `PmemfsError` without matplotlib."""
     pyplot = load_matplotlib()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths = []
     for name, draw in zip(PLOTS, (_draw_bytes, _draw_initialise, _draw_wear)):
         figure, axes = pyplot.subplots(figsize=(8, 5))
@@ -31,10 +36,27 @@ def write_plots(document: Document, folder: Path) -> list[Path]:
         axes.grid(which="both", linewidth=0.3)
         axes.legend(fontsize="small")
         figure.tight_layout()
-        figure.savefig(folder / name, dpi=120)
+        try:
+            figure.savefig(folder / name, dpi=120)
+        except OSError as error:
+            raise PmemfsError(
+                error.errno or errno.EIO, f"cannot write {folder / name}: {error.strerror}"
+            ) from error
         pyplot.close(figure)
         paths.append(folder / name)
     return paths
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for pictures; raises `PmemfsError` if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PmemfsError(
+            error.errno or errno.EIO, f"cannot make the folder {folder}: {error.strerror}"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise PmemfsError(errno.EACCES, f"cannot write to the folder {folder}")
 
 
 def _style(name: str) -> dict[str, Any]:
@@ -43,8 +65,8 @@ def _style(name: str) -> dict[str, Any]:
         "label": name,
         "color": _COLOURS[name],
         "linewidth": 2.5 if is_ours else 1.5,
-        "linestyle": (0, (4, 2)) if name == "scattered" else "-",
-        "zorder": 3 if is_ours else 2,
+        "linestyle": (0, (4, 2)) if name in _DASHED else "-",
+        "zorder": 3 if is_ours or name in _DASHED else 2,
     }
 
 
@@ -54,7 +76,7 @@ def _draw_bytes(axes: Any, document: Document) -> None:
         shares = [100 * row["split_share"] for row in points]
         parts = [100 * row["share_of_device"] for row in points]
         axes.plot(shares, parts, marker="o", markersize=3, **_style(name))
-    axes.set_title("Descriptors against the share of extents in use by 4 KiB")
+    axes.set_title("Space of descriptors by the share of extents that are split")
     axes.set_xlabel("split extents, % of all")
     axes.set_ylabel("descriptors, % of the device")
     axes.set_ylim(bottom=0)
@@ -77,8 +99,8 @@ def _draw_initialise(axes: Any, document: Document) -> None:
     axes.set_xticks(sizes, [format_size(size) for size in sizes])
     axes.minorticks_off()
     axes.set_title("Time to initialise (open circles: extrapolated)")
-    axes.set_xlabel("size of the device")
-    axes.set_ylabel("seconds")
+    axes.set_xlabel("size of the device, bytes")
+    axes.set_ylabel("CPU time, s")
 
 
 def _draw_wear(axes: Any, document: Document) -> None:
@@ -88,6 +110,6 @@ def _draw_wear(axes: Any, document: Document) -> None:
             axes.plot([rank for rank, _ in curve], [n for _, n in curve], **_style(name))
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_title("Stores to the lines of the device, the hottest first")
-    axes.set_xlabel("rank of the 64-byte line")
-    axes.set_ylabel("stores to it")
+    axes.set_title("Wear: stores to each line of the device, the hottest first")
+    axes.set_xlabel("rank of the line of 64 bytes, 1 = hottest")
+    axes.set_ylabel("stores to the line, number")

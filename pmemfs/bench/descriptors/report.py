@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from pmemfs.bench.descriptors.measure import Document, crossings
+from pmemfs.bench.descriptors.measure import LARGEST_BYTES, Document, crossings
 from pmemfs.units import format_size
 
 _MARK = "~"
@@ -21,7 +21,7 @@ class Section(NamedTuple):
 
 def sections(document: Document) -> list[Section]:
     """Return the tables in the order in which they are read."""
-    found = [_bytes(document), _initialise(document)]
+    found = [_bytes(document), _initialise_times(document), _initialise_stores(document)]
     if any(scheme["lookups"] for scheme in document.values()):
         found.append(_lookups(document))
     return [*found, _wear(document), _sweep(document)]
@@ -32,12 +32,27 @@ def notes(document: Document) -> list[str]:
     lines = []
     if any(row["extrapolated"] for row in _all_initial(document)):
         lines.append(f"{_MARK} not done, too large: time from the largest size that was")
+    initial = next(iter(document.values()))["initialise"]
+    if any(row["device_bytes"] >= LARGEST_BYTES for row in initial):
+        lines.append(f"no device larger than {format_size(LARGEST_BYTES)} is tried")
+    if "inverted" in document:
+        lines.append(_inverted_note(document["inverted"]["bytes"]["peak"]))
+    if "memdesc-runs" in document:
+        lines.append("memdesc: a folio for each small page; memdesc-runs: for each run of a file")
     for name, share in crossings(document).items():
         if share is None:
-            lines.append(f"inverted takes less than {name} whatever is split")
+            lines.append(f"inverted takes no more than {name} at any share of split extents here")
         else:
             lines.append(f"inverted takes more than {name} above {share:.1%} split")
     return lines
+
+
+def _inverted_note(space: Document) -> str:
+    return (
+        f"inverted at the peak: heads, owner pages and tables in use are "
+        f"{format_size(space['in_use_bytes'])}, with the rest of their extents "
+        f"{format_size(space['total_bytes'])}"
+    )
 
 
 def _all_initial(document: Document) -> Iterable[Document]:
@@ -57,6 +72,7 @@ def _bytes(document: Document) -> Section:
                 format_size(peak["host_bytes"]),
                 _percent(peak["share_of_device"]),
                 format_size(rest["total_bytes"]),
+                format_size(rest["host_bytes"]),
                 _percent(rest["share_of_device"]),
                 _parts(rest["parts"]),
             )
@@ -70,6 +86,7 @@ def _bytes(document: Document) -> Section:
             ">on the host",
             ">of device",
             ">at rest",
+            ">on the host",
             ">of device",
             "at rest these are",
         ],
@@ -90,21 +107,34 @@ def _percent(share: float) -> str:
     return f"{share:.4%}"
 
 
-def _initialise(document: Document) -> Section:
+def _initialise_times(document: Document) -> Section:
+    first = next(iter(document.values()))
+    columns = ["scheme", *(f">{format_size(row['device_bytes'])}" for row in first["initialise"])]
+    rows = [
+        (name, *(_mark(row) + _seconds(row["seconds"]) for row in scheme["initialise"]))
+        for name, scheme in document.items()
+    ]
+    return Section("Initialise: CPU time", columns, rows)
+
+
+def _initialise_stores(document: Document) -> Section:
     first = next(iter(document.values()))
     columns = ["scheme"]
     for row in first["initialise"]:
-        columns += [f">{format_size(row['device_bytes'])}", ">lines"]
+        columns += [f">{format_size(row['device_bytes'])}: stores", ">lines"]
     rows = [
-        (name, *(cell for row in scheme["initialise"] for cell in _initial_cells(row)))
+        (name, *(cell for row in scheme["initialise"] for cell in _store_cells(row)))
         for name, scheme in document.items()
     ]
-    return Section("Initialise: CPU time, and lines of 64 bytes stored", columns, rows)
+    return Section("Initialise: stores, and different lines of 64 bytes they touch", columns, rows)
 
 
-def _initial_cells(row: Document) -> tuple[str, str]:
-    mark = _MARK if row["extrapolated"] else ""
-    return mark + _seconds(row["seconds"]), f"{row['lines_stored']:,}"
+def _store_cells(row: Document) -> tuple[str, str]:
+    return f"{_mark(row)}{row['stores']:,}", f"{_mark(row)}{row['lines_touched']:,}"
+
+
+def _mark(row: Document) -> str:
+    return _MARK if row["extrapolated"] else ""
 
 
 def _seconds(seconds: float) -> str:
@@ -114,6 +144,7 @@ def _seconds(seconds: float) -> str:
 
 
 def _lookups(document: Document) -> Section:
+    """Return the table of lookups; its reads are what each scheme is made of, not measured."""
     rows = []
     for name, scheme in document.items():
         cells: list[str] = []
@@ -130,7 +161,7 @@ def _lookups(document: Document) -> Section:
             )
         rows.append((name, *cells))
     return Section(
-        "Lookups: dependent reads, million per second one by one and in vectors",
+        "Lookups: dependent reads by design; million per second one by one and in vectors",
         [
             "scheme",
             ">whole: reads",

@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pmemfs.bench.descriptors.device import TallyDevice, open_scratch
+from pmemfs.bench.descriptors.device import LineRanges, TallyDevice, open_scratch
 from pmemfs.layout.geometry import EXTENT_BYTES, PAGE_BYTES
 from pmemfs.pages.trace import AccessFlag
 
@@ -29,6 +29,9 @@ REFERENCED = 2
 
 WRITE, WHOLE = int(AccessFlag.WRITE), int(AccessFlag.WHOLE)
 DIRTY, FREED = int(AccessFlag.DIRTY), int(AccessFlag.FREED)
+
+# pages of a small file that lie side by side, the mean, as `pmemfs bench ageing` measures it
+RUN_PAGES = 3.2
 
 # a new descriptor: flags, and the reference count of 1 that the kernel gives a page
 PRESENT = 0x1_0000_0001
@@ -43,6 +46,8 @@ class Scheme(ABC):
     source: ClassVar[str]
     reads_whole: ClassVar[int]  # dependent reads to reach a descriptor, the descriptor's included
     reads_split: ClassVar[int]
+    # bytes that are stored at most when an extent is first used: by 4 KiB, whole
+    grows_by: ClassVar[tuple[int, int]] = (0, 0)
 
     def __init__(self, path: Path, size_bytes: int) -> None:
         self.path = path
@@ -50,6 +55,8 @@ class Scheme(ABC):
         self.n_pages = size_bytes // PAGE_BYTES
         self.n_extents = size_bytes // EXTENT_BYTES
         self.now_s = 0
+        self.run_pages = RUN_PAGES
+        self.ranges: LineRanges | None = None  # hears what `initialise` stores
         self.device: TallyDevice
 
     @classmethod
@@ -79,7 +86,11 @@ class Scheme(ABC):
 
     @abstractmethod
     def parts(self) -> dict[str, int]:
-        """Return what the descriptors take now, in bytes by part, by arithmetic."""
+        """Return what the device gives up for descriptors now, in bytes by part, by arithmetic."""
+
+    def in_use_bytes(self) -> int:
+        """Return how many bytes of `parts` hold something: all, unless space is kept in reserve."""
+        return sum(self.parts().values())
 
     def prepare(self, small: NDArray[np.int64], whole: NDArray[np.int64]) -> None:  # noqa: B027
         """Learn which extents will hold small pages, which belong whole to a file.
@@ -102,6 +113,7 @@ class Scheme(ABC):
     def open(self, size_bytes: int) -> None:
         """Make the scratch device."""
         self.device = open_scratch(self.path, size_bytes)
+        self.device.ranges = self.ranges
 
     def close(self) -> None:
         """Let go of the device."""
