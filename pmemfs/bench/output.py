@@ -208,15 +208,17 @@ def load_matplotlib() -> Any:
 
 
 def validate_picture(path: Path) -> None:
-    """Raise `PmemfsError` if a picture could not be written there, before there is one."""
+    """Raise `PmemfsError` if no picture can be written there, before the work is done."""
     load_matplotlib()
-    known = importlib.import_module("matplotlib.figure").Figure().canvas.get_supported_filetypes()
-    if path.suffix[1:].lower() not in known:
-        raise PmemfsError(
-            errno.EINVAL, f"{path}: no kind of picture; known are {', '.join(sorted(known))}"
+    directory = path.absolute().parent
+    if not directory.is_dir():
+        raise PmemfsError(errno.ENOENT, f"cannot write {path}: there is no directory {directory}")
+    kinds = importlib.import_module("matplotlib.backend_bases").FigureCanvasBase.filetypes
+    if path.suffix[1:].lower() not in kinds:
+        named = (
+            f"'{path.suffix}' is no kind of picture" if path.suffix else "its name has no suffix"
         )
-    if not path.resolve().parent.is_dir():
-        raise PmemfsError(errno.ENOENT, f"{path.parent}: no such directory")
+        raise PmemfsError(errno.EINVAL, f"cannot write {path}: {named}; let it end with .png")
 
 
 def write_chart(results: Results, path: Path) -> None:

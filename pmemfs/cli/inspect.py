@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -76,9 +77,10 @@ def _drawn(png: str | None, view: str, render: Render) -> Render:
     if png is None:
         return render
     # imported late: only pictures need what draws them
+    from pmemfs.bench.output import validate_picture
     from pmemfs.cli import inspect_plots
 
-    inspect_plots.validate_path(png)
+    validate_picture(Path(png))
     write = {"map": inspect_plots.write_map, "wear": inspect_plots.write_wear}[view]
 
     def draw(data: dict[str, Any]) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import importlib
 import math
-import os
 from typing import Any
 
 import numpy as np
 
 from pmemfs.bench.output import load_matplotlib
 from pmemfs.cli.inspect_device import COLOURS, hottest_sentence
-from pmemfs.errors import PmemfsError
 from pmemfs.inspect.map import CLASSES
 from pmemfs.units import format_size
 
@@ -21,19 +17,6 @@ Data = dict[str, Any]
 _DPI = 120
 _PAPER = (0.97, 0.97, 0.97)
 _EMPTY = (0.90, 0.90, 0.90)
-
-
-def validate_path(path: str) -> None:
-    """Raise `PmemfsError` if no picture can be written there, before the work is done."""
-    load_matplotlib()
-    directory = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(directory):
-        raise PmemfsError(errno.ENOENT, f"cannot write {path}: there is no directory {directory}")
-    kinds = importlib.import_module("matplotlib.backend_bases").FigureCanvasBase.filetypes
-    suffix = os.path.splitext(path)[1]
-    if suffix[1:].lower() not in kinds:
-        named = f"'{suffix}' is no kind of picture" if suffix else "its name has no suffix"
-        raise PmemfsError(errno.EINVAL, f"cannot write {path}: {named}; let it end with .png")
 
 
 def _columns(n_cells: int) -> int:
