@@ -166,7 +166,7 @@ def _run(bench: fio.FioBench, job: fio.FioJob) -> tuple[fio.FioResult | None, st
 )  # fmt: skip
 @click.option(
     "--quick", is_flag=True,
-    help="Small devices: about 15 seconds. Stands for --size 1G --seconds 80 --rate 200 "
+    help="Small devices: about 20 seconds. Stands for --size 1G --seconds 80 --rate 200 "
     "--most 256M; what you give yourself counts.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="An object with a key for each scheme.")
@@ -264,8 +264,7 @@ def descriptors_plan(quick: bool, directory: Path, most_bytes: int, budget_s: fl
         return replace(
             plan,
             initial_sizes=(GIB, 16 * GIB),
-            sweep_bytes=256 * MIB,
-            shares=(0.0, 0.5, 1.0),
+            shares=(0.0, 0.1, 0.25, 1.0),
             lookups=10_000,
             batch=200_000,
         )

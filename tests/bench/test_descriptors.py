@@ -520,7 +520,9 @@ def test_lookups_are_on_as_many_extents(document: dict) -> None:
 def test_verdicts(document: dict) -> None:
     text = "\n".join(notes(document))
     assert "whatever is split" not in text
-    assert "memdesc-runs above" in text
+    assert "inverted takes more than memdesc-runs at any share" in text  # on so small a device
+    assert "keeps 2 MiB in reserve, 0.781% of the 256 MiB" in text
+    assert "above 0.0% split" not in text
     assert "with the rest of their extents" in text
     assert "no device larger" not in text
     largest = {"flat": document["flat"] | {"initialise": [row_of(document, LARGEST_BYTES)]}}
@@ -706,6 +708,7 @@ def test_quick_leaves_what_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     words = ("--size", "2G", "--seconds", "90", "--rate", "300", "--most", "1G", "--budget", "7")
     command("--quick", *words, "--run", "4", "--dir", tmp_path)
     short, given = seen
+    assert short.sweep_bytes == 2 * GIB  # the reserve of inverted is 1 % of smaller ones
     assert (short.accesses.size_bytes, short.most_bytes) == (GIB, 256 * MIB)
     assert len(short.accesses.records) == 80 * 200
     assert (given.accesses.size_bytes, given.most_bytes) == (2 * GIB, GIB)

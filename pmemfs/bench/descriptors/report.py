@@ -37,11 +37,14 @@ def notes(document: Document) -> list[str]:
         lines.append(f"no device larger than {format_size(LARGEST_BYTES)} is tried")
     if "inverted" in document:
         lines.append(_inverted_note(document["inverted"]["bytes"]["peak"]))
+        lines += _reserve_note(document["inverted"]["sweep"])
     if "memdesc-runs" in document:
         lines.append("memdesc: a folio for each small page; memdesc-runs: for each run of a file")
     for name, share in crossings(document).items():
         if share is None:
             lines.append(f"inverted takes no more than {name} at any share of split extents here")
+        elif share == 0:
+            lines.append(f"inverted takes more than {name} at any share of split extents here")
         else:
             lines.append(f"inverted takes more than {name} above {share:.1%} split")
     return lines
@@ -53,6 +56,17 @@ def _inverted_note(space: Document) -> str:
         f"{format_size(space['in_use_bytes'])}, with the rest of their extents "
         f"{format_size(space['total_bytes'])}"
     )
+
+
+def _reserve_note(sweep: list[Document]) -> list[str]:
+    """Say how much of a small device the reserve is: it moves the shares from which others win."""
+    if not sweep:
+        return []
+    reserve, size = sweep[0]["parts"]["reserve"], sweep[0]["device_bytes"]
+    return [
+        f"inverted keeps {format_size(reserve)} in reserve, {reserve / size:.3%} of the "
+        f"{format_size(size)} by whose split extents the following is said"
+    ]
 
 
 def _all_initial(document: Document) -> Iterable[Document]:
