@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pmemfs.bench import output
 from pmemfs.bench.ageing import ext4, profile, report
 from pmemfs.bench.ageing.rivals import RIVALS
 from pmemfs.bench.ageing.run import OURS, AgeingOptions, Result, Watch, run
+from pmemfs.bench.ageing.store import Sample
 from pmemfs.bench.process import interruptible
 from pmemfs.cli import table
 from pmemfs.cli.mkfs import SizeType
@@ -217,7 +219,7 @@ def _age(
     """Age once for each way to draw sizes; tell whether all goals are met."""
     results = []
     for mode in modes:
-        results.append(run(replace(options, sizes=mode), watch))
+        results.append(run(replace(options, sizes=mode), watch, _tell_sample))
         if not as_json:
             _print(results[-1])
         if png is not None:
@@ -311,6 +313,12 @@ def _progress(early: _EarlyEnd) -> Iterator[Watch]:
     finally:
         if tasks:
             bar.stop()
+
+
+def _tell_sample(policy: str, sample: Sample) -> None:
+    """Leave what has been measured in a log: a run of hours may be killed."""
+    if not sys.stderr.isatty():
+        click.echo(f"{policy}: {json.dumps(asdict(sample))}", err=True)
 
 
 class _Lines:

@@ -286,9 +286,12 @@ def test_the_table_has_all_policies_and_goals() -> None:
 
 
 def test_json_has_samples_and_goals() -> None:
-    document = json.loads(ageing("--rivals", "none", "--json").stdout)
+    done = ageing("--rivals", "none", "--json")
+    document = json.loads(done.stdout)
     (one,) = document["runs"]
     assert len(one["samples"]["pmemfs"]) == 10
+    told = [line for line in done.stderr.splitlines() if line.startswith("pmemfs: {")]
+    assert [json.loads(line[8:]) for line in told] == one["samples"]["pmemfs"]
     assert one["complete"]
     assert one["options"]["seed"] == 1
     assert {"text", "measured", "met"} == set(one["goals"][0])

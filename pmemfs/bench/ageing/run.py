@@ -24,6 +24,13 @@ _LOOK_EVERY = 512
 Watch = Callable[[str, float, float], bool]
 """Told ``(policy, overwrites done, overwrites to do)``, now and then; whether ours is to go on."""
 
+Tell = Callable[[str, Sample], None]
+"""Told of each sample at once, with its policy."""
+
+
+def _tell_nobody(policy: str, sample: Sample) -> None:
+    pass
+
 
 @dataclass(frozen=True)
 class AgeingOptions:
@@ -73,10 +80,10 @@ class Result:
         return asdict(self) | {"overwrites": self.overwrites, "complete": self.is_complete}
 
 
-def run(options: AgeingOptions, watch: Watch) -> Result:
+def run(options: AgeingOptions, watch: Watch, tell: Tell = _tell_nobody) -> Result:
     """Age the volume, then give the same trace to the rivals."""
     result = Result(options)
-    recorded = age_ours(options, result, watch)
+    recorded = age_ours(options, result, watch, tell)
     done = result.overwrites
     for name in options.rivals:
         try:
@@ -101,7 +108,7 @@ def _age_ext4(recorded: Recorded, options: AgeingOptions, result: Result, watch:
     )
 
 
-def age_ours(options: AgeingOptions, result: Result, watch: Watch) -> Recorded:
+def age_ours(options: AgeingOptions, result: Result, watch: Watch, tell: Tell) -> Recorded:
     """Age the volume; fill its part of the result and return what it was made to do."""
     directories = directories_for(
         options.size_bytes, options.full, _MEAN_FILE_BYTES, profile.FILES_PER_DIRECTORY
@@ -119,7 +126,7 @@ def age_ours(options: AgeingOptions, result: Result, watch: Watch) -> Recorded:
             folder=image_folder(),
         ) as aged:
             trace = Trace(options.seed, options.sizes, directories)
-            result.samples[OURS] = _drive(trace, aged, options, watch, begin)
+            result.samples[OURS] = _drive(trace, aged, options, watch, tell, begin)
             result.seconds = time.monotonic() - begin
             aged.settle()
             result.idle = aged.sample(result.overwrites)
@@ -135,7 +142,12 @@ def age_ours(options: AgeingOptions, result: Result, watch: Watch) -> Recorded:
 
 
 def _drive(
-    trace: Trace, aged: AgedVolume, options: AgeingOptions, watch: Watch, begin: float
+    trace: Trace,
+    aged: AgedVolume,
+    options: AgeingOptions,
+    watch: Watch,
+    tell: Tell,
+    begin: float,
 ) -> list[Sample]:
     samples: list[Sample] = []
     total = options.overwrites * options.size_bytes
@@ -145,6 +157,7 @@ def _drive(
         steps += 1
         if trace.bytes_written >= total * (len(samples) + 1) / SAMPLES:
             samples.append(aged.sample(trace.bytes_written / options.size_bytes))
+            tell(OURS, samples[-1])
         if steps % _LOOK_EVERY:
             continue
         if not watch(OURS, trace.bytes_written / options.size_bytes, options.overwrites):
