@@ -61,12 +61,13 @@ def make_folder(folder: Path) -> None:
 
 def _style(name: str) -> dict[str, Any]:
     is_ours = name == "inverted"
+    width = {"inverted": 2.5, "flat": 4.0}.get(name, 1.5)  # flat is seen below those that equal it
     return {
         "label": name,
         "color": _COLOURS[name],
-        "linewidth": 2.5 if is_ours else 1.5,
+        "linewidth": width,
         "linestyle": (0, (4, 2)) if name in _DASHED else "-",
-        "zorder": 3 if is_ours or name in _DASHED else 2,
+        "zorder": 1.5 if name == "flat" else 3 if is_ours or name in _DASHED else 2,
     }
 
 
