@@ -122,17 +122,24 @@ class Image:
         private: bool = False,
         device_class: type[MappedDevice] = MappedDevice,
     ) -> None:
-        """Take over ``fd``; raises `DamagedImageError` when neither superblock is good."""
+        """Take over ``fd``; raises `DamagedImageError` when neither superblock is good.
+
+        ``fd`` is closed then, as it is by `close`.
+        """
         self.fd = fd
         self.name = name
         self.superblock_problems: list[str] = []
         self.passed_over: list[str] = []
-        self.superblock = self._read_superblock()
-        self.geometry = Geometry.of_size(self.superblock["device_bytes"])
-        if private:
-            self.device = MappedDevice(fd, self.geometry.device_bytes, private=True)
-        else:
-            self.device = device_class(fd, self.geometry.device_bytes)
+        try:
+            self.superblock = self._read_superblock()
+            self.geometry = Geometry.of_size(self.superblock["device_bytes"])
+            if private:
+                self.device = MappedDevice(fd, self.geometry.device_bytes, private=True)
+            else:
+                self.device = device_class(fd, self.geometry.device_bytes)
+        except BaseException:
+            os.close(fd)
+            raise
         self.heads: NDArray[Any] = np.frombuffer(
             self.device.view, HEAD.dtype, self.geometry.n_extents, HEAD_TABLE_OFFSET
         )
@@ -154,10 +161,10 @@ class Image:
         fd = open_file(path, writable=writable)
         try:
             lock_image(fd, lock, os.fspath(path))
-            return cls(fd, os.fspath(path), private=not writable, device_class=device_class)
         except BaseException:
             os.close(fd)
             raise
+        return cls(fd, os.fspath(path), private=not writable, device_class=device_class)
 
     def close(self, *, unlock: bool = True) -> None:
         """Unmap, unlock and close; without ``unlock`` whoever shares the lock keeps it."""

@@ -13,6 +13,7 @@ Rules:
 3. Whatever prints, prints no control character.
 4. A repair that says that the image is clean now is right: fsck finds nothing, no call meets damage
    in use, and fsck finds nothing after the changes. It may give up only with a reason.
+5. Nothing of the image stays open or mapped.
 """
 
 from __future__ import annotations
@@ -161,9 +162,21 @@ class Bench:
                 _repair(self.mutant_path, outcome)
         except (Exception, TooLong):
             outcome.failure = traceback.format_exc()
-        # an error and its frames are a cycle that keeps the mapping of the image, and its memory
-        gc.collect()
+        gc.collect()  # an error and its frames are a cycle that keeps the mapping of the image
+        kept = list(iter_kept(self.mutant_path))
+        if kept and not outcome.failure:
+            outcome.failure = f"rule 5: {len(kept)} descriptors or mappings are left: {kept[0]}"
         return outcome
+
+
+def iter_kept(path: Path) -> Iterator[str]:
+    """Iterate what this process has open or mapped of a file."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            if os.readlink(f"/proc/self/fd/{name}").startswith(str(path)):
+                yield f"descriptor {name}"
+    with open("/proc/self/maps") as maps:
+        yield from (line for line in maps if str(path) in line)
 
 
 def copy_sparse(source: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ Each was found by a mutant, or by asking what the engine believes.
 from __future__ import annotations
 
 import errno
+import gc
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from mutant_bases import CLOSED, build_base
-from mutant_run import copy_sparse
+from mutant_run import copy_sparse, iter_kept
 from mutant_sites import ImageFile, Site
 from mutant_use import Refused, walk
 from volumes import REGULAR, findings_of
@@ -24,6 +25,7 @@ from pmemfs.fs.inodes import Run, encode_runs
 from pmemfs.fs.volume import ROOT_INO
 from pmemfs.fsck import everything, repair
 from pmemfs.fuse.mount import describe_recovery
+from pmemfs.image import Image, Lock
 from pmemfs.layout.geometry import (
     CONTROL_OFFSET,
     EXTENT_BYTES,
@@ -474,3 +476,14 @@ def test_a_device_number_with_too_many_bits(liar: Liar) -> None:
     assert not findings_of(liar.path)
     with Volume.open(liar.path) as volume:
         assert volume.lookup(ROOT_INO, b"device").rdev == 0x10303
+
+
+@pytest.mark.parametrize("lock", ["shared", "exclusive", "none"])
+def test_what_is_no_image_is_let_go_of(tmp_path: Path, lock: Lock) -> None:
+    path = tmp_path / "no.img"
+    path.write_bytes(bytes(1 << 26))
+    for call in (lambda: Image.open(path, lock=lock), lambda: repair(path)):
+        with pytest.raises(PmemfsError, match="no usable pmemfs image"):
+            call()
+        gc.collect()
+        assert not list(iter_kept(path))
