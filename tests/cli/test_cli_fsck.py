@@ -77,7 +77,8 @@ def answer(answers: list[bytes], *arguments: str | Path) -> tuple[int, bytes]:
         deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
             if not select.select([terminal], [], [], 1)[0]:
-                if answers[:asked][-1:] == [INTERRUPT]:  # lost, if input() was not yet waiting
+                # lost, if input() was not yet waiting; sent too late, it would end Python's own end
+                if answers[:asked][-1:] == [INTERRUPT] and b"interrupted" not in said:
                     os.write(terminal, INTERRUPT)
                 continue
             part = os.read(terminal, 1 << 16)
