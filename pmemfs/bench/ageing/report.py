@@ -278,7 +278,7 @@ def write_plot(result: Result, path: Path) -> None:
     ):
         axes.set_title(title)
         axes.set_xlabel("device overwritten, times")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, None if axes is right else 103)
         axes.grid(linewidth=0.3)
         axes.legend()
     figure.suptitle(heading(result))
