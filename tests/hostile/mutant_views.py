@@ -100,12 +100,17 @@ def take(arguments: list[str]) -> str:
     return out.getvalue()
 
 
+_out = io.StringIO()  # one for all: click keeps every stdout that it has written to
+
+
 @contextlib.contextmanager
 def validated_text() -> Iterator[io.StringIO]:
     """Take what the block prints; nothing of it may be for a terminal."""
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        yield out
-    text = out.getvalue().replace("\n", " ")
+    _out.seek(0)
+    _out.truncate()
+    with contextlib.redirect_stdout(_out):
+        yield _out
+    text = _out.getvalue().replace("\n", " ")
     if not text.isprintable():
         wild = {c for c in text if not c.isprintable()}
         raise BrokenRuleError(f"rule 3: {wild} in {text!r}")
