@@ -24,7 +24,7 @@ _SHOWN = 12
 
 @click.command(
     epilog="\b\nExamples:\n  make replay ID=promote@8/2.alone.5\n"
-    "  make replay ID=pair:overwrite-foo+fsync-foo@8/4.sample.3"
+    "  make replay ID=pair:overwrite-foo+fsync-foo@8/2.sample.3"
 )
 @click.argument("state_id", metavar="ID")
 def main(state_id: str) -> None:
