@@ -547,14 +547,15 @@ class Files:
     def punch(self, inode: Inode, offset: int, length: int) -> None:
         """Make a range within the file read as zeros and give back the pages it covers.
 
-        Piece by piece, each durable when the next begins. Allocates nothing: where the map
-        could not lose pages without a new node, they are zeroed and kept.
+        Piece by piece, each durable when the next begins: the first, for the times of the file,
+        and those that have pages. Allocates nothing: where the map could not lose pages without
+        a new node, they are zeroed and kept.
         """
         end = min(offset + length, inode.size)
         while offset < end:
             stop = min(end, (offset | (EXTENT_BYTES - 1)) + 1)
             self._punch_piece(inode, offset, stop)
-            offset = stop
+            offset = self._next(inode, pages_of(stop), pages_of(end), data=True) << PAGE_SHIFT
 
     def _punch_piece(self, inode: Inode, offset: int, end: int) -> None:
         full_end = pages_of(inode.size) << PAGE_SHIFT if end == inode.size else end
@@ -599,15 +600,19 @@ class Files:
         """
         if not 0 <= offset < inode.size:
             raise PmemfsError(errno.ENXIO, "offset is behind the end of the file")
-        index, stop = offset >> PAGE_SHIFT, pages_of(inode.size)
+        index = self._next(inode, offset >> PAGE_SHIFT, pages_of(inode.size), data=data)
+        if data and index == pages_of(inode.size):
+            raise PmemfsError(errno.ENXIO, "there is no data behind this offset")
+        return min(max(offset, index << PAGE_SHIFT), inode.size)
+
+    def _next(self, inode: Inode, index: int, stop: int, *, data: bool) -> int:
+        """Return the first page from ``index`` on that is data (or a hole), or ``stop``."""
         while index < stop:
             pfn, count, _ = self._maps.lookup(inode, index, stop - index)
             if bool(pfn) == data:
-                return max(offset, index << PAGE_SHIFT)
+                break
             index += count
-        if data:
-            raise PmemfsError(errno.ENXIO, "there is no data behind this offset")
-        return inode.size
+        return index
 
 
 def by_extent(pfn: int, count: int) -> Iterator[tuple[int, int]]:

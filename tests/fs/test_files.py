@@ -355,6 +355,22 @@ def test_punch_of_whole_extents(volume: Volume, ino: int) -> None:
     assert runs(volume, ino) == [(0, 512, True), (1536, 512, True)]
 
 
+def test_punch_costs_by_what_is_mapped(volume: Volume, ino: int) -> None:
+    """A hole of a TiB is one transaction, for the times; each piece with pages is one more."""
+    volume.setattr(ino, size=TIB)
+    volume.write(ino, 0, b"x" * PAGE_BYTES)
+    volume.write(ino, TIB // 2, b"y" * 3 * MIB)
+    volume.write(ino, TIB - 5, b"z" * 5)
+    for first, pieces in ((MIB, 4), (0, 1)):
+        before, mtime = volume.journal.sequence, volume.inode(ino).mtime_ns
+        volume.fallocate(ino, PUNCH, first, TIB)
+        assert volume.journal.sequence - before == pieces
+        assert volume.inode(ino).mtime_ns >= mtime
+    assert volume.inode(ino).pages == 0
+    with pytest.raises(PmemfsError, match="no data"):
+        volume.seek(ino, 0, data=True)
+
+
 def test_punch_of_a_full_list_of_runs_zeroes_instead(volume: Volume, ino: int) -> None:
     """Allocates nothing: a hole that would need a node page is made of zeros."""
     for number in range(8):
