@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 from crash_anatomy import Events, anatomy, delayed, moved, without
-from crash_bug import patched, patches, rewrites
+from crash_bug import By, patched, patches, rewrites
 
 from pmemfs.device import Event
 from pmemfs.fs import Volume
@@ -77,20 +77,20 @@ def rename_in_two_transactions() -> AbstractContextManager[Any]:
 # -- what only the lint sees --------------------------------------------------------------------
 
 
-@rewrites("create")
+@rewrites("create", by=By.LINT)
 def flushed_twice(events: Events) -> Events:
     slot = next(e for part, e in anatomy(events) if part == "slot" and e.kind == "flush")
     number = events.index(slot)
     return [*events[:number], slot, *events[number:]]
 
 
-@rewrites("create")
+@rewrites("create", by=By.LINT)
 def fenced_twice(events: Events) -> Events:
     number = next(n for n, event in enumerate(events) if event.kind == "fence")
     return [*events[:number], Event("fence"), *events[number:]]
 
 
-@rewrites("create")
+@rewrites("create", by=By.LINT)
 def last_homes_not_flushed(events: Events) -> Events:
     """The journal still has them; the next commit but one would lose them."""
     return without(events, "home", "flush", only=-1)

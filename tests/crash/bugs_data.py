@@ -6,14 +6,14 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from crash_anatomy import Events, anatomy, delayed, moved, without
-from crash_bug import patched, patches, rewrites
+from crash_bug import By, patched, patches, rewrites
 
 from pmemfs.fs.files import Files
 from pmemfs.fs.inodes import Inode
 from pmemfs.fs.xattrs import Xattrs, _pack
 from pmemfs.journal import Transaction, journal
 from pmemfs.layout.geometry import PAGE_SHIFT, extent_to_offset
-from pmemfs.layout.records import NOTHING_TO_REPLAY, Kind
+from pmemfs.layout.records import NOTHING_TO_REPLAY
 from pmemfs.pages import ExtentPool
 
 
@@ -80,9 +80,10 @@ def xattrs_in_place() -> AbstractContextManager[Any]:
     return patched(Xattrs, "_replace", replace_)
 
 
-@patches("truncate-up-garbage", "append-behind-garbage")
-def growth_not_zeroed() -> AbstractContextManager[Any]:
-    return patched(Files, "_expose", lambda self, inode, new_end: None)
+@rewrites("truncate-up-garbage", "append-behind-garbage")
+def growth_zeroed_late(events: Events) -> Events:
+    """What lies behind the old end of a file is zeroed when the new end is committed already."""
+    return delayed(events, "data", "settle")
 
 
 @rewrites("overwrite-fsync")
@@ -118,19 +119,17 @@ def discard_before_its_free(events: Events) -> Events:
     return moved(events, "discard", "order")
 
 
-@rewrites("take-returned")
+@rewrites("take-returned", by=By.RULE)
 def discard_not_fenced(events: Events) -> Events:
     """The extent is stored to while its discard may still land."""
     number = next(n for n, event in enumerate(events) if event.kind == "discard")
     return events[: number + 1] + events[number + 2 :]
 
 
-@patches("take-returned", "reuse-extent")
-def returned_taken_as_it_is() -> AbstractContextManager[Any]:
-    def find(self: ExtentPool) -> int:
-        return self._kinds.find(bytes([Kind.FREE if self.counts[Kind.FREE] else Kind.RETURNED]))
-
-    return patched(ExtentPool, "_find_free", find)
+@rewrites("take-returned", "reuse-extent")
+def returned_taken_as_it_is(events: Events) -> Events:
+    """An extent has a new owner, and what the last one stored in it."""
+    return without(events, "discard")
 
 
 @patches("write-whole-new")

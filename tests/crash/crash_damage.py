@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 
-from crash_case import Clock, materialised, needs_replay, options_of
-from crash_names import recording_of
+from crash_case import Clock, Recording, materialised, needs_replay, options_of
 
 from pmemfs.device import SparseImage
 from pmemfs.errors import DamagedImageError
@@ -20,11 +19,10 @@ DAMAGED = "damaged-journal:"
 _FLIPS = 40
 
 
-def check_damaged_journal(name: str) -> None:
+def check_damaged_journal(recording: Recording) -> None:
     """Flip bits of the journal of a case, one at a time; assert that it is never replayed."""
-    recording = recording_of(name)
     state = next(s for s in recording.states() if needs_replay(s.image))
-    image, rng = state.image, random.Random(name)
+    image, rng = state.image, random.Random(recording.case.name)
     slot = journal_slot_offset(int.from_bytes(image.word(COMMITTED_OFFSET), "little"))
     header = JOURNAL_HEADER.unpack(image.page(slot >> 12), slot & 4095)
     used_bytes = JOURNAL_HEADER.size_bytes + header["payload_bytes"]

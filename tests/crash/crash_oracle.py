@@ -165,9 +165,10 @@ def use(path: str, case: Case, tree: Tree) -> None:
 
 
 class Crasher:
-    """Checks the states of one recording; ``failures`` are ``id: reason`` lines.
+    """Checks the states of one recording; ``failures`` are ``id: reason`` lines, ``errors`` theirs.
 
     ``found`` are the digests of the distinct states, ``outcomes`` what they came to.
+    ``breaks_rule`` says that the recording itself is not one of a device.
     """
 
     def __init__(self, recording: Recording, oracle: Oracle, *, name: str = "") -> None:
@@ -175,6 +176,8 @@ class Crasher:
         self.oracle = oracle
         self.name = name or recording.case.name
         self.failures: list[str] = []
+        self.errors: list[Exception] = []
+        self.breaks_rule = False
         self.found: set[int] = set()
         self.enumerated = 0
         self.outcomes: set[object] = set()
@@ -190,7 +193,8 @@ class Crasher:
                 if len(self.failures) >= MOST_FAILURES:
                     break
         except InvariantError as error:  # the recording itself breaks a rule of the device
-            self.failures.append(f"{self.name}@{samples}/: {error}")
+            self.breaks_rule = True
+            self._fail(f"{self.name}@{samples}/", error)
 
     def _run_one(self, state: CrashState, samples: int) -> None:
         self.enumerated += 1
@@ -203,8 +207,11 @@ class Crasher:
         try:
             self.check(state)
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            self.failures.append(f"{self.name}@{samples}/{state.id}: {reason[:600]}")
+            self._fail(f"{self.name}@{samples}/{state.id}", error)
+
+    def _fail(self, state_id: str, error: Exception) -> None:
+        self.errors.append(error)
+        self.failures.append(f"{state_id}: {type(error).__name__}: {str(error)[:600]}")
 
     def check(self, state: CrashState) -> None:
         """Raise what is wrong with a state."""
