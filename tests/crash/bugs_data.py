@@ -9,7 +9,7 @@ from crash_anatomy import Events, anatomy, delayed, moved, without
 from crash_bug import By, patched, patches, rewrites
 
 from pmemfs.fs.files import Files
-from pmemfs.fs.inodes import Inode
+from pmemfs.fs.inodes import Inode, Run
 from pmemfs.fs.xattrs import Xattrs, _pack
 from pmemfs.journal import Transaction, journal
 from pmemfs.layout.geometry import PAGE_SHIFT, extent_to_offset
@@ -94,6 +94,34 @@ def fsync_without_flush(events: Events) -> Events:
 @rewrites("overwrite-fsync")
 def fsync_without_fence(events: Events) -> Events:
     return without(events, "fence", only=-1)
+
+
+@patches("two-extents-fsync")
+def fsync_of_one_extent() -> AbstractContextManager[Any]:
+    """What a file has dirty in other extents is left to somebody else."""
+
+    def fsync(self: Files, inode: Inode) -> None:
+        for extent in sorted(inode.dirty)[:1]:
+            self._tables.flush_dirty(extent)
+        inode.dirty.clear()
+        self._device.fence()
+
+    return patched(Files, "fsync", fsync)
+
+
+@patches("two-runs")
+def second_run_not_flushed() -> AbstractContextManager[Any]:
+    """Of the pages that a write gets, only the first in a row are durable before the commit."""
+    store_first = Files._store_new
+
+    def store_new(self: Files, run: Run, offset: int, data: memoryview) -> None:
+        if run[0] == offset >> PAGE_SHIFT:
+            store_first(self, run, offset, data)
+            return
+        with patched(self._device, "flush", lambda offset, length: None):
+            store_first(self, run, offset, data)
+
+    return patched(Files, "_store_new", store_new)
 
 
 @rewrites("punch-then-overwrite")

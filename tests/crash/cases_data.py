@@ -18,20 +18,26 @@ from crash_calls import (
     pattern,
     punch,
     rename,
+    retire,
     truncate,
     unlink,
     unsplit_all,
     write,
 )
 from crash_setups import (
+    extent_of,
     garbage,
+    in_another_extent,
     more_scattered,
     one,
     scattered,
     small,
+    thin,
     wholes,
 )
 from crash_tree import PAGE
+
+from pmemfs.fs.volume import Volume
 
 # -- write --------------------------------------------------------------------------------------
 
@@ -349,4 +355,41 @@ both(
     write(b"/f", 0, pattern(B, 2 * PAGE)),
     truncate(b"/f", 10),
     write(b"/f", PAGE, b"behind a hole that was data"),
+)
+
+# -- pages in more places than one --------------------------------------------------------------
+
+no_promotion = {"threshold_pages": 512}
+both(
+    "two-extents-fsync",
+    do(make(b"/f", pattern(A, PAGE)), in_another_extent(write(b"/f", PAGE, pattern(B, PAGE)))),
+    write(b"/f", 8, pattern(C, 64)),
+    write(b"/f", PAGE + 8, pattern(C, 64)),
+    fsync(b"/f"),
+    **no_promotion,
+)
+both(
+    "two-extents-unsplit",
+    do(make(b"/f", pattern(A, PAGE)), in_another_extent(write(b"/f", PAGE, pattern(B, PAGE)))),
+    write(b"/f", 8, pattern(C, 64)),
+    write(b"/f", PAGE + 8, pattern(C, 64)),
+    unsplit_all,
+    **no_promotion,
+)
+
+
+def only_holes(volume: Volume) -> None:
+    """Leave room for small pages in the holes of the extent of ``/full`` alone."""
+    make(b"/fill")(volume)
+    allocate(b"/fill", 0, volume.pool.free_extents * PIECE)(volume)
+    retire(volume)
+    volume.pool.own(extent_of(volume, b"/f"))
+
+
+case(
+    "two-runs",
+    do(thin, make(b"/n"), only_holes),
+    write(b"/n", 0, pattern(C, 5 * PAGE)),
+    skip=frozenset([b"/fill", b"/full"]),
+    **no_promotion,
 )
