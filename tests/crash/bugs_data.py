@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 from crash_anatomy import Events, anatomy, delayed, moved, without
@@ -112,16 +112,23 @@ def fsync_of_one_extent() -> AbstractContextManager[Any]:
 @patches("two-runs")
 def second_run_not_flushed() -> AbstractContextManager[Any]:
     """Of the pages that a write gets, only the first in a row are durable before the commit."""
-    store_first = Files._store_new
+    write_small, store_new = Files._write_small, Files._store_new
+    stored: list[Run] = []
 
-    def store_new(self: Files, run: Run, offset: int, data: memoryview) -> None:
-        if run[0] == offset >> PAGE_SHIFT:
-            store_first(self, run, offset, data)
-            return
-        with patched(self._device, "flush", lambda offset, length: None):
-            store_first(self, run, offset, data)
+    def write(self: Files, *arguments: Any) -> None:
+        stored.clear()
+        write_small(self, *arguments)
 
-    return patched(Files, "_store_new", store_new)
+    def store(self: Files, run: Run, *arguments: Any) -> None:
+        stored.append(run)
+        flush = self._device.flush if len(stored) == 1 else lambda offset, length: None
+        with patched(self._device, "flush", flush):
+            store_new(self, run, *arguments)
+
+    stack = ExitStack()
+    stack.enter_context(patched(Files, "_write_small", write))
+    stack.enter_context(patched(Files, "_store_new", store))
+    return stack
 
 
 @rewrites("punch-then-overwrite")

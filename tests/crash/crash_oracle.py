@@ -168,7 +168,8 @@ class Crasher:
     """Checks the states of one recording; ``failures`` are ``id: reason`` lines, ``errors`` theirs.
 
     ``found`` are the digests of the distinct states, ``outcomes`` what they came to.
-    ``breaks_rule`` says that the recording itself is not one of a device.
+    ``kept`` is the step that no crash from there on may lose. ``breaks_rule`` says that the
+    recording itself is not one of a device.
     """
 
     def __init__(self, recording: Recording, oracle: Oracle, *, name: str = "") -> None:
@@ -181,9 +182,9 @@ class Crasher:
         self.found: set[int] = set()
         self.enumerated = 0
         self.outcomes: set[object] = set()
-        self._seen: set[tuple[int, int, int]] = set()
+        self._seen: dict[tuple[int, int, int], int] = {}
         self._matched: dict[tuple[object, int, int], int] = {}
-        self._kept = 0
+        self.kept = 0
 
     def run(self, samples: int) -> None:
         """Check all states, until there are too many failures."""
@@ -199,31 +200,37 @@ class Crasher:
     def _run_one(self, state: CrashState, samples: int) -> None:
         self.enumerated += 1
         digest = state.digest()
-        key = digest, self._kept, self.recording.allowed.floor(state.after)
+        key = digest, self.kept, self.recording.allowed.floor(state.after)
         if key in self._seen:
+            self._keep(state, self._seen[key])
             return
-        self._seen.add(key)
         self.found.add(digest)
         try:
-            self.check(state)
+            self._seen[key] = self.check(state)
         except Exception as error:
+            self._seen[key] = 0
             self._fail(f"{self.name}@{samples}/{state.id}", error)
 
     def _fail(self, state_id: str, error: Exception) -> None:
         self.errors.append(error)
         self.failures.append(f"{state_id}: {type(error).__name__}: {str(error)[:600]}")
 
-    def check(self, state: CrashState) -> None:
-        """Raise what is wrong with a state."""
+    def check(self, state: CrashState) -> int:
+        """Return the step that a state comes to; raise what is wrong with it."""
         key, tree = self.oracle.tree(state, self.recording)
         self.outcomes.add(key)
         allowed = self.recording.allowed
-        known = key, self._kept, allowed.floor(state.after)
+        known = key, self.kept, allowed.floor(state.after)
         step = self._matched.get(known)
         if step is None:
-            step = self._matched[known] = allowed.match(tree, state.after, self._kept)
+            step = self._matched[known] = allowed.match(tree, state.after, self.kept)
+        self._keep(state, step)
+        return step
+
+    def _keep(self, state: CrashState, step: int) -> None:
+        """Note what every later crash has to keep, if this is the state with nothing pending."""
         if state.id.endswith((".none.0", ".each.0")):
-            self._kept = max(self._kept, step)
+            self.kept = max(self.kept, step)
 
 
 def require_clean(path: str, when: str, *, is_empty: bool = False) -> None:

@@ -190,17 +190,18 @@ class Allowed:
         return max(k for k, events in enumerate(self.returned) if events <= after)
 
     def match(self, tree: Tree, after: int, kept: int = 0) -> int:
-        """Return the highest step that ``tree`` may be the state of, behind event ``after``.
+        """Return the lowest step that ``tree`` may be the state of, behind event ``after``.
 
-        Not below ``kept``, which an earlier crash is known not to have lost. Words overwritten
-        in place by the steps so far, or by the next, may be old, unless the data was made durable
-        in between. Raises AssertionError.
+        Not below ``kept``, which an earlier crash is known not to have lost. The lowest: where two
+        steps leave the same tree, the second need not have been kept. Words overwritten in place
+        by the steps so far, or by the next, may be old, unless the data was made durable in
+        between. Raises AssertionError.
         """
         last = len(self.trees) - 1
         floor = max(kept, returned := self.floor(after))
         words = not self.atomic and not (returned == last and self.durable)
         why = []
-        for step in range(last, floor - 1, -1):
+        for step in range(floor, last + 1):
             problem = self._difference(tree, step, words)
             if problem is None:
                 return step
