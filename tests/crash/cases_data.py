@@ -12,7 +12,9 @@ from crash_calls import (
     case,
     do,
     fsync,
+    held,
     hold,
+    ino,
     make,
     one_orphan_step,
     pattern,
@@ -23,6 +25,7 @@ from crash_calls import (
     unlink,
     unsplit_all,
     write,
+    write_held,
 )
 from crash_setups import (
     extent_of,
@@ -392,4 +395,32 @@ case(
     write(b"/n", 0, pattern(C, 5 * PAGE)),
     skip=frozenset([b"/fill", b"/full"]),
     **no_promotion,
+)
+
+# -- writes of who caches them, and sets the times himself ----------------------------------------
+
+new = pattern(B, 64)
+case("write-unstamped", small, write(b"/f", 0, new, stamp=False), durable=False)
+both("write-unstamped-fsync", small, write(b"/f", 0, new, stamp=False), fsync(b"/f"))
+case("append-unstamped", small, write(b"/f", 3 * PAGE, new, stamp=False))
+case("promote-unstamped", small, write(b"/f", 3 * PAGE, new, stamp=False), threshold_pages=4)
+both("write-and-flush", small, write(b"/f", 8, new), lambda v: v.flush(ino(v, b"/f")))
+
+# -- files without a name that somebody holds ----------------------------------------------------
+
+nameless = do(small, hold(b"/f"), unlink(b"/f"))
+nameless_long = do(scattered, hold(b"/f"), unlink(b"/f"))
+case("truncate-nameless", nameless, lambda v: v.setattr(held(v), size=5))
+case("truncate-long-nameless", nameless_long, lambda v: v.setattr(held(v), size=5), **one)
+case("grow-nameless", nameless, lambda v: v.setattr(held(v), size=5 * PAGE))
+case("punch-nameless", nameless, lambda v: v.fallocate(held(v), 3, 0, 1 << 30))
+case("allocate-nameless", nameless, lambda v: v.fallocate(held(v), 0, 0, 5 * PAGE))
+case("write-nameless", nameless, write_held(pattern(C, 2 * PAGE), 9 * PAGE))
+case("fsync-nameless", do(nameless, write_held(new)), lambda v: v.fsync(held(v)))
+case("setattr-nameless", nameless, lambda v: v.setattr(held(v), mode=0o600, uid=3))
+case("setxattr-nameless", nameless, lambda v: v.setxattr(held(v), b"user.a", b"1"))
+case(
+    "release-one-of-two-holds",
+    do(small, lambda v: v.hold(ino(v, b"/f"), 3), unlink(b"/f")),
+    do(lambda v: v.release(held(v), 2), lambda v: v.release(held(v))),
 )

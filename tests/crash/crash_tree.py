@@ -70,7 +70,7 @@ def _node(volume: Volume, ino: int, unread: bool) -> Node:
     mapped, pages = _data(volume, ino, i.size) if i.is_file and not unread else ((), {})
     # pages of a file on the orphan list are still being freed; they are not seen through it
     blocks = 0 if i in volume.orphans else i.pages
-    attributes = (ino, i.mode, i.nlink, i.uid, i.gid, i.size, i.rdev, i.entries, blocks)
+    attributes = (ino, i.mode, i.nlink, i.uid, i.gid, i.size, i.rdev, i.entries, blocks, i.flags)
     times = (i.atime_ns, i.mtime_ns, i.ctime_ns, i.btime_ns)
     names = volume.listxattr(ino)
     xattrs = tuple((name, volume.getxattr(ino, name)) for name in names)
