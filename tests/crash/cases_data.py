@@ -149,6 +149,14 @@ both(
     fsync(b"/f"),
     fsync(b"/g"),
 )
+# within one tick of the clock the second overwrite commits nothing: only fsync makes it durable
+both(
+    "overwrite-twice-fsync",
+    small,
+    write(b"/f", 8, pattern(B, 64)),
+    write(b"/f", 8, pattern(C, 64)),
+    fsync(b"/f"),
+)
 both("overwrite-unsplit", small, write(b"/f", 8, pattern(B, 64)), unsplit_all)
 
 # -- sizes --------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ class Bug:
         try:
             check_damaged_journal(recording)
         except AssertionError as error:
-            return Verdict(By.JOURNAL, f"{name}: {error}")
+            return Verdict(By.JOURNAL, str(error))
         return Verdict(None, f"{name}: every damage is seen")
 
     def _is_refusal(self, error: Exception) -> bool:

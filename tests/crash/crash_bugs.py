@@ -6,6 +6,7 @@ from collections import Counter
 
 import bugs_commits
 import bugs_data
+import bugs_power
 import bugs_recovery
 import click
 from crash_bug import BUGS, SAMPLES, Bug, By, Verdict
@@ -21,6 +22,7 @@ __all__ = [
     "Verdict",
     "bugs_commits",
     "bugs_data",
+    "bugs_power",
     "bugs_recovery",
 ]
 

@@ -60,6 +60,16 @@ class Oracle:
             self._image.close()
         self._scratch.close()
 
+    def is_refused(self, state: CrashState, recording: Recording) -> bool:
+        """Tell whether nobody would go on from a state."""
+        if recording.refuses is None:
+            return False
+        self._scratch.become(state.image)
+        try:
+            return recording.refuses(self._scratch.path)
+        finally:
+            self._scratch.forget_all()
+
     def tree(self, state: CrashState, recording: Recording) -> tuple[object, Tree]:
         """Return ``(key, tree)`` of what a state recovers to; raise what is wrong with it.
 
@@ -168,6 +178,7 @@ class Crasher:
     """Checks the states of one recording; ``failures`` are ``id: reason`` lines, ``errors`` theirs.
 
     ``found`` are the digests of the distinct states, ``outcomes`` what they came to.
+    ``refused`` counts those that nobody would go on from: nothing else is asked of them.
     ``kept`` is the step that no crash from there on may lose. ``breaks_rule`` says that the
     recording itself is not one of a device.
     """
@@ -185,6 +196,7 @@ class Crasher:
         self._seen: dict[tuple[int, int, int], int] = {}
         self._matched: dict[tuple[object, int, int], int] = {}
         self.kept = 0
+        self.refused = 0
 
     def run(self, samples: int) -> None:
         """Check all states, until there are too many failures."""
@@ -217,6 +229,9 @@ class Crasher:
 
     def check(self, state: CrashState) -> int:
         """Return the step that a state comes to; raise what is wrong with it."""
+        if self.oracle.is_refused(state, self.recording):
+            self.refused += 1
+            return self.kept
         key, tree = self.oracle.tree(state, self.recording)
         self.outcomes.add(key)
         allowed = self.recording.allowed
