@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import stat
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from crash_calls import do, ino, setxattr, symlink
 from crash_case import SECOND, Case, prepared
 from crash_cases import CASES
 from crash_images import IMAGE_CASES
-from crash_lint import read_table
+from crash_lint import NEEDLESS, read_table
 from crash_setups import tree
 from crash_tree import Allowed, observe
 
@@ -121,6 +122,11 @@ def test_the_table_of_the_lint_has_these_cases() -> None:
     assert list(read_table()) == [case.name for case in CASES], (
         "crash_lint.py --update writes the table"
     )
+
+
+def test_what_is_needless_is_explained() -> None:
+    needless = {n for n, row in read_table().items() if row.needless_flushes or row.needless_fences}
+    assert sorted(needless) == sorted(itertools.chain(*NEEDLESS.values()))
 
 
 def test_flags_are_compared() -> None:
