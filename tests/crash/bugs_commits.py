@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
@@ -9,9 +10,10 @@ from crash_anatomy import Events, anatomy, delayed, moved, without
 from crash_bug import By, patched, patches, rewrites
 
 from pmemfs.device import Event
-from pmemfs.fs import Volume
+from pmemfs.fs import Volume, acl
+from pmemfs.fs.inodes import Inode
 from pmemfs.fsck import journal as fsck_journal
-from pmemfs.journal import journal, recovery
+from pmemfs.journal import Transaction, journal, recovery
 
 
 @rewrites("create")
@@ -72,6 +74,23 @@ def rename_in_two_transactions() -> AbstractContextManager[Any]:
         self.unlink(parent, name)
 
     return patched(Volume, "rename", rename)
+
+
+@patches("acl-chmod")
+def mode_before_its_list() -> AbstractContextManager[Any]:
+    """chmod(2) changes the mode, and in another transaction the access control list."""
+    change = Volume.setattr
+
+    def mode_alone(self: Volume, tx: Transaction, inode: Inode, mode: int) -> None:
+        inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
+
+    def setattr_(self: Volume, ino: int, *, mode: int) -> None:
+        entries = acl.parse(self.getxattr(ino, acl.ACCESS))
+        with patched(Volume, "_change_mode", mode_alone):
+            change(self, ino, mode=mode)
+        self.setxattr(ino, acl.ACCESS, acl.pack(acl.with_mode(entries, mode)))
+
+    return patched(Volume, "setattr", setattr_)
 
 
 # -- what only the lint sees --------------------------------------------------------------------

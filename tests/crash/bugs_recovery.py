@@ -54,6 +54,22 @@ def orphan_off_before_freed() -> AbstractContextManager[Any]:
     return patched(Orphans, "work", work_in_two)
 
 
+@patches("truncate-long-nameless")
+def nameless_not_listed_while_cut() -> AbstractContextManager[Any]:
+    """It is lost when the cut takes more than one transaction and the second never comes."""
+    trim = Orphans.trim
+
+    def trim_unlisted(self: Orphans, inode: Inode) -> None:
+        with self._journal.transaction() as tx:
+            self.take_off(tx, inode)
+            self._inodes.put(tx, inode)
+        trim(self, inode)
+        with self._journal.transaction() as tx:
+            self.add(tx, inode)
+
+    return patched(Orphans, "trim", trim_unlisted)
+
+
 @patches("create-reuse", "unlink-small")
 def free_chain_in_place() -> AbstractContextManager[Any]:
     """The chain of free inodes changes before its transaction does."""

@@ -92,7 +92,7 @@ case("setattr-mode-drops-privileges", capable, setattr_(F, mode=0o700, drop_priv
 case(
     "setattr-all",
     do(capable, setxattr(F, ACCESS, acl(5))),
-    setattr_(F, mode=0o700, uid=9, gid=8, atime_ns=7, mtime_ns=6, ctime_ns=5),
+    setattr_(F, mode=0o700, uid=9, gid=8, drop_privileges=True, atime_ns=7, mtime_ns=6, ctime_ns=5),
 )
 case("setattr-times-handed-in", tree, setattr_(F, mtime_ns=7, ctime_ns=8))
 case("setattr-nothing", tree, setattr_(F))
