@@ -4,7 +4,7 @@ PY := .venv/bin/python
 WORKERS ?= 3
 SBIN ?= /sbin
 
-.PHONY: help setup demo test test-slow crash crash-bugs replay torture mutants bench check format \
+.PHONY: help setup demo test test-slow crash crash-bugs replay torture mutants bench bench-fsck check format \
 	clean install uninstall
 
 help:  ## Show this list
@@ -34,6 +34,9 @@ replay: setup  ## Bring one crash state back; ID=CASE@SAMPLES/STATE, as a failur
 
 bench: setup  ## Compare speed with other file systems; ARGS="--quick --png peers.png"
 	$(PY) scripts/bench_peers.py $(ARGS)
+
+bench-fsck: setup  ## Time fsck on a million files; ARGS="--files 100000 --seed 1"
+	$(PY) scripts/bench_fsck.py $(ARGS)
 
 torture: setup  ## Kill daemons in the midst of work and check all; ARGS="--rounds 100 --seed 1"
 	PYTHONPATH=tests/mount $(PY) tests/torture/torture_run.py $(ARGS)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import stat
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 from crash_anatomy import Events, anatomy, delayed, moved, without
-from crash_bug import patched, patches, rewrites
+from crash_bug import By, patched, patches, rewrites
 
 from pmemfs.device import Event
-from pmemfs.fs import Volume
+from pmemfs.fs import Volume, acl
+from pmemfs.fs.inodes import Inode
 from pmemfs.fsck import journal as fsck_journal
-from pmemfs.journal import journal, recovery
+from pmemfs.journal import Transaction, journal, recovery
 
 
 @rewrites("create")
@@ -74,23 +76,40 @@ def rename_in_two_transactions() -> AbstractContextManager[Any]:
     return patched(Volume, "rename", rename)
 
 
+@patches("acl-chmod")
+def mode_before_its_list() -> AbstractContextManager[Any]:
+    """chmod(2) changes the mode, and in another transaction the access control list."""
+    change = Volume.setattr
+
+    def mode_alone(self: Volume, tx: Transaction, inode: Inode, mode: int) -> None:
+        inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
+
+    def setattr_(self: Volume, ino: int, *, mode: int) -> None:
+        entries = acl.parse(self.getxattr(ino, acl.ACCESS))
+        with patched(Volume, "_change_mode", mode_alone):
+            change(self, ino, mode=mode)
+        self.setxattr(ino, acl.ACCESS, acl.pack(acl.with_mode(entries, mode)))
+
+    return patched(Volume, "setattr", setattr_)
+
+
 # -- what only the lint sees --------------------------------------------------------------------
 
 
-@rewrites("create")
+@rewrites("create", by=By.LINT)
 def flushed_twice(events: Events) -> Events:
     slot = next(e for part, e in anatomy(events) if part == "slot" and e.kind == "flush")
     number = events.index(slot)
     return [*events[:number], slot, *events[number:]]
 
 
-@rewrites("create")
+@rewrites("create", by=By.LINT)
 def fenced_twice(events: Events) -> Events:
     number = next(n for n, event in enumerate(events) if event.kind == "fence")
     return [*events[:number], Event("fence"), *events[number:]]
 
 
-@rewrites("create")
+@rewrites("create", by=By.LINT)
 def last_homes_not_flushed(events: Events) -> Events:
     """The journal still has them; the next commit but one would lose them."""
     return without(events, "home", "flush", only=-1)

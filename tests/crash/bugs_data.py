@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 from crash_anatomy import Events, anatomy, delayed, moved, without
-from crash_bug import patched, patches, rewrites
+from crash_bug import By, patched, patches, rewrites
 
 from pmemfs.fs.files import Files
-from pmemfs.fs.inodes import Inode
+from pmemfs.fs.inodes import Inode, Run
 from pmemfs.fs.xattrs import Xattrs, _pack
 from pmemfs.journal import Transaction, journal
 from pmemfs.layout.geometry import PAGE_SHIFT, extent_to_offset
-from pmemfs.layout.records import NOTHING_TO_REPLAY, Kind
+from pmemfs.layout.records import NOTHING_TO_REPLAY
 from pmemfs.pages import ExtentPool
 
 
@@ -80,9 +80,10 @@ def xattrs_in_place() -> AbstractContextManager[Any]:
     return patched(Xattrs, "_replace", replace_)
 
 
-@patches("truncate-up-garbage", "append-behind-garbage")
-def growth_not_zeroed() -> AbstractContextManager[Any]:
-    return patched(Files, "_expose", lambda self, inode, new_end: None)
+@rewrites("truncate-up-garbage", "append-behind-garbage")
+def growth_zeroed_late(events: Events) -> Events:
+    """What lies behind the old end of a file is zeroed when the new end is committed already."""
+    return delayed(events, "data", "settle")
 
 
 @rewrites("overwrite-fsync")
@@ -93,6 +94,41 @@ def fsync_without_flush(events: Events) -> Events:
 @rewrites("overwrite-fsync")
 def fsync_without_fence(events: Events) -> Events:
     return without(events, "fence", only=-1)
+
+
+@patches("two-extents-fsync")
+def fsync_of_one_extent() -> AbstractContextManager[Any]:
+    """What a file has dirty in other extents is left to somebody else."""
+
+    def fsync(self: Files, inode: Inode) -> None:
+        for extent in sorted(inode.dirty)[:1]:
+            self._tables.flush_dirty(extent)
+        inode.dirty.clear()
+        self._device.fence()
+
+    return patched(Files, "fsync", fsync)
+
+
+@patches("two-runs")
+def second_run_not_flushed() -> AbstractContextManager[Any]:
+    """Of the pages that a write gets, only the first in a row are durable before the commit."""
+    write_small, store_new = Files._write_small, Files._store_new
+    stored: list[Run] = []
+
+    def write(self: Files, *arguments: Any) -> None:
+        stored.clear()
+        write_small(self, *arguments)
+
+    def store(self: Files, run: Run, *arguments: Any) -> None:
+        stored.append(run)
+        flush = self._device.flush if len(stored) == 1 else lambda offset, length: None
+        with patched(self._device, "flush", flush):
+            store_new(self, run, *arguments)
+
+    stack = ExitStack()
+    stack.enter_context(patched(Files, "_write_small", write))
+    stack.enter_context(patched(Files, "_store_new", store))
+    return stack
 
 
 @rewrites("punch-then-overwrite")
@@ -118,19 +154,17 @@ def discard_before_its_free(events: Events) -> Events:
     return moved(events, "discard", "order")
 
 
-@rewrites("take-returned")
+@rewrites("take-returned", by=By.RULE)
 def discard_not_fenced(events: Events) -> Events:
     """The extent is stored to while its discard may still land."""
     number = next(n for n, event in enumerate(events) if event.kind == "discard")
     return events[: number + 1] + events[number + 2 :]
 
 
-@patches("take-returned", "reuse-extent")
-def returned_taken_as_it_is() -> AbstractContextManager[Any]:
-    def find(self: ExtentPool) -> int:
-        return self._kinds.find(bytes([Kind.FREE if self.counts[Kind.FREE] else Kind.RETURNED]))
-
-    return patched(ExtentPool, "_find_free", find)
+@rewrites("take-returned", "reuse-extent")
+def returned_taken_as_it_is(events: Events) -> Events:
+    """An extent has a new owner, and what the last one stored in it."""
+    return without(events, "discard")
 
 
 @patches("write-whole-new")

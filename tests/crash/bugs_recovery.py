@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from crash_anatomy import Events
-from crash_bug import patched, patches, rewrites
+from crash_bug import By, patched, patches, rewrites
 from crash_damage import DAMAGED
 
 from pmemfs.device import Event
@@ -54,14 +54,33 @@ def orphan_off_before_freed() -> AbstractContextManager[Any]:
     return patched(Orphans, "work", work_in_two)
 
 
-@patches("create-reuse")
-def free_chain_not_advanced() -> AbstractContextManager[Any]:
+@patches("truncate-long-nameless")
+def nameless_not_listed_while_cut() -> AbstractContextManager[Any]:
+    """It is lost when the cut takes more than one transaction and the second never comes."""
+    trim = Orphans.trim
+
+    def trim_unlisted(self: Orphans, inode: Inode) -> None:
+        with self._journal.transaction() as tx:
+            self.take_off(tx, inode)
+            self._inodes.put(tx, inode)
+        trim(self, inode)
+        with self._journal.transaction() as tx:
+            self.add(tx, inode)
+
+    return patched(Orphans, "trim", trim_unlisted)
+
+
+@patches("create-reuse", "unlink-small")
+def free_chain_in_place() -> AbstractContextManager[Any]:
+    """The chain of free inodes changes before its transaction does."""
     put = InodeTable._put_chunk
 
     def put_chunk(self: InodeTable, tx: Transaction, number: int, chunk: Any) -> None:
         put(self, tx, number, chunk)
         head = self._pool.geometry.head_offset(chunk.extent)
-        tx.records.pop(head)
+        record = tx.records.pop(head)
+        self._device.store(head, record)
+        self._device.flush(head, len(record))
 
     return patched(InodeTable, "_put_chunk", put_chunk)
 
@@ -77,7 +96,7 @@ def replay_skipped() -> AbstractContextManager[Any]:
     return patched(volume, "recover", lambda device: None)
 
 
-@patches(DAMAGED + "rename-absent")
+@patches(DAMAGED + "rename-absent", by=By.JOURNAL)
 def journal_checksum_ignored() -> AbstractContextManager[Any]:
     class Anything(int):
         def __ne__(self, other: object) -> bool:

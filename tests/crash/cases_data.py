@@ -12,26 +12,35 @@ from crash_calls import (
     case,
     do,
     fsync,
+    held,
     hold,
+    ino,
     make,
     one_orphan_step,
     pattern,
     punch,
     rename,
+    retire,
     truncate,
     unlink,
     unsplit_all,
     write,
+    write_held,
 )
 from crash_setups import (
+    extent_of,
     garbage,
+    in_another_extent,
     more_scattered,
     one,
     scattered,
     small,
+    thin,
     wholes,
 )
 from crash_tree import PAGE
+
+from pmemfs.fs.volume import Volume
 
 # -- write --------------------------------------------------------------------------------------
 
@@ -139,6 +148,14 @@ both(
     write(b"/f", 8, pattern(B, 64)),
     fsync(b"/f"),
     fsync(b"/g"),
+)
+# within one tick of the clock the second overwrite commits nothing: only fsync makes it durable
+both(
+    "overwrite-twice-fsync",
+    small,
+    write(b"/f", 8, pattern(B, 64)),
+    write(b"/f", 8, pattern(C, 64)),
+    fsync(b"/f"),
 )
 both("overwrite-unsplit", small, write(b"/f", 8, pattern(B, 64)), unsplit_all)
 
@@ -349,4 +366,69 @@ both(
     write(b"/f", 0, pattern(B, 2 * PAGE)),
     truncate(b"/f", 10),
     write(b"/f", PAGE, b"behind a hole that was data"),
+)
+
+# -- pages in more places than one --------------------------------------------------------------
+
+no_promotion = {"threshold_pages": 512}
+both(
+    "two-extents-fsync",
+    do(make(b"/f", pattern(A, PAGE)), in_another_extent(write(b"/f", PAGE, pattern(B, PAGE)))),
+    write(b"/f", 8, pattern(C, 64)),
+    write(b"/f", PAGE + 8, pattern(C, 64)),
+    fsync(b"/f"),
+    **no_promotion,
+)
+both(
+    "two-extents-unsplit",
+    do(make(b"/f", pattern(A, PAGE)), in_another_extent(write(b"/f", PAGE, pattern(B, PAGE)))),
+    write(b"/f", 8, pattern(C, 64)),
+    write(b"/f", PAGE + 8, pattern(C, 64)),
+    unsplit_all,
+    **no_promotion,
+)
+
+
+def only_holes(volume: Volume) -> None:
+    """Leave room for small pages in the holes of the extent of ``/full`` alone."""
+    make(b"/fill")(volume)
+    allocate(b"/fill", 0, volume.pool.free_extents * PIECE)(volume)
+    retire(volume)
+    volume.pool.own(extent_of(volume, b"/f"))
+
+
+case(
+    "two-runs",
+    do(thin, make(b"/n"), only_holes),
+    write(b"/n", 0, pattern(C, 5 * PAGE)),
+    skip=frozenset([b"/fill", b"/full"]),
+    **no_promotion,
+)
+
+# -- writes of who caches them, and sets the times himself ----------------------------------------
+
+new = pattern(B, 64)
+case("write-unstamped", small, write(b"/f", 0, new, stamp=False), durable=False)
+both("write-unstamped-fsync", small, write(b"/f", 0, new, stamp=False), fsync(b"/f"))
+case("append-unstamped", small, write(b"/f", 3 * PAGE, new, stamp=False))
+case("promote-unstamped", small, write(b"/f", 3 * PAGE, new, stamp=False), threshold_pages=4)
+both("write-and-flush", small, write(b"/f", 8, new), lambda v: v.flush(ino(v, b"/f")))
+
+# -- files without a name that somebody holds ----------------------------------------------------
+
+nameless = do(small, hold(b"/f"), unlink(b"/f"))
+nameless_long = do(scattered, hold(b"/f"), unlink(b"/f"))
+case("truncate-nameless", nameless, lambda v: v.setattr(held(v), size=5))
+case("truncate-long-nameless", nameless_long, lambda v: v.setattr(held(v), size=5), **one)
+case("grow-nameless", nameless, lambda v: v.setattr(held(v), size=5 * PAGE))
+case("punch-nameless", nameless, lambda v: v.fallocate(held(v), 3, 0, 1 << 30))
+case("allocate-nameless", nameless, lambda v: v.fallocate(held(v), 0, 0, 5 * PAGE))
+case("write-nameless", nameless, write_held(pattern(C, 2 * PAGE), 9 * PAGE))
+case("fsync-nameless", do(nameless, write_held(new)), lambda v: v.fsync(held(v)))
+case("setattr-nameless", nameless, lambda v: v.setattr(held(v), mode=0o600, uid=3))
+case("setxattr-nameless", nameless, lambda v: v.setxattr(held(v), b"user.a", b"1"))
+case(
+    "release-one-of-two-holds",
+    do(small, lambda v: v.hold(ino(v, b"/f"), 3), unlink(b"/f")),
+    do(lambda v: v.release(held(v), 2), lambda v: v.release(held(v))),
 )

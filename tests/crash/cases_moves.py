@@ -23,19 +23,10 @@ from crash_calls import (
     unsplit_all,
     write,
 )
+from crash_setups import extent_of, in_another_extent, thin
 from crash_tree import PAGE
 
 from pmemfs.fs.volume import Volume
-from pmemfs.layout.geometry import pfn_to_extent
-from pmemfs.layout.records import Kind
-
-FULL = 507 * PAGE
-
-
-def extent_of(volume: Volume, path: bytes, index: int = 0) -> int:
-    """The extent that a page of a file lies in."""
-    pfn, _, _ = volume._maps.lookup(volume.resolve(path), index, 1)
-    return pfn_to_extent(pfn)
 
 
 def move_out(path: bytes, pages: int = 64, index: int = 0) -> Run:
@@ -47,11 +38,6 @@ def move_out(path: bytes, pages: int = 64, index: int = 0) -> Run:
     return run
 
 
-def retire(volume: Volume) -> None:
-    """Let the data arena give its extent up, as when it is full."""
-    volume.data_arenas.retire()
-
-
 def demote(path: bytes) -> Run:
     return lambda v: v.moves.demote(ino(v, path))
 
@@ -60,30 +46,6 @@ def promote(path: bytes, piece: int = 0) -> Run:
     return lambda v: v.moves.promote(ino(v, path), piece)
 
 
-def in_another_extent(*runs: Run) -> Run:
-    """Do something with a data arena that has to take a free extent."""
-
-    def run(volume: Volume) -> None:
-        small = [e for e in range(volume.geometry.n_extents) if volume.pool.kind(e) == Kind.SMALL]
-        volume.data_arenas.retire()
-        for extent in small:
-            volume.pool.own(extent)
-        do(*runs)(volume)
-        volume.data_arenas.retire()
-        for extent in small:
-            volume.pool.disown(extent)
-
-    return run
-
-
-# /full leaves holes of 4 pages and, where /hole was, of 1; /f and /g lie thinly in another extent
-thin = do(
-    make(b"/full", pattern(A, PAGE)),
-    make(b"/hole", pattern(B, PAGE)),
-    lambda v: v.fallocate(ino(v, b"/full"), 1, PAGE, (FULL // PAGE - 2) * PAGE),
-    unlink(b"/hole"),
-    in_another_extent(make(b"/f", pattern(B, 2 * PAGE)), make(b"/g", pattern(C, 99))),
-)
 keeps = {"threshold_pages": 512}
 
 case("move-out", thin, move_out(b"/f"), **keeps)

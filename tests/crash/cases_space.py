@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 from crash_calls import (
     FILE,
     PIECE,
@@ -11,6 +13,7 @@ from crash_calls import (
     allocate,
     both,
     case,
+    close,
     copy,
     discard,
     do,
@@ -46,7 +49,8 @@ from crash_setups import (
 )
 from crash_tree import PAGE
 
-from pmemfs.errors import no_space
+from pmemfs.errors import DamagedImageError, no_space
+from pmemfs.fs import damage
 from pmemfs.fs.volume import ROOT_INO, Volume
 
 # -- allocate and punch -------------------------------------------------------------------------
@@ -248,6 +252,7 @@ both(
     fsync(b"/g"),
     threshold_pages=512,
 )
+case("free-orphans", do(scattered, unlink(b"/f")), lambda v: v.free_orphans(), **one)
 case("discard", do(wholes, unlink(b"/f")), discard, **one)
 case("release-idle", do(small, unlink(b"/f"), unlink(b"/g")), release_idle)
 both(
@@ -331,13 +336,13 @@ case(
 
 # -- unmounting ---------------------------------------------------------------------------------
 
-case("unmount", tree, Volume.close)
-case("unmount-dirty", do(tree, write(b"/d/g", 8, b"dirty")), Volume.close)
-case("unmount-orphans", do(scattered, unlink(b"/f")), Volume.close, **one)
-case("unmount-held", do(tree, hold(b"/d/g"), unlink(b"/d/g")), Volume.close)
-case("unmount-empty", do(garbage, unlink(b"/f"), unlink(b"/g")), Volume.close)
-case("unmount-xattrs", do(tree, setxattr(b"/d/f", b"user.a", b"1")), Volume.close)
-case("unmount-returned", do(wholes, unlink(b"/f")), Volume.close, **one)
+case("unmount", tree, close)
+case("unmount-dirty", do(tree, write(b"/d/g", 8, b"dirty")), close)
+case("unmount-orphans", do(scattered, unlink(b"/f")), close, **one)
+case("unmount-held", do(tree, hold(b"/d/g"), unlink(b"/d/g")), close)
+case("unmount-empty", do(garbage, unlink(b"/f"), unlink(b"/g")), close)
+case("unmount-xattrs", do(tree, setxattr(b"/d/f", b"user.a", b"1")), close)
+case("unmount-returned", do(wholes, unlink(b"/f")), close, **one)
 
 # -- more of fallocate --------------------------------------------------------------------------
 
@@ -420,3 +425,15 @@ case(
     do(mkdir(b"/d"), make(b"/d/f"), unlink(b"/d/f"), rmdir(b"/d")),
     release_idle,
 )
+
+# -- damage ---------------------------------------------------------------------------------------
+
+
+def find_damage(volume: Volume) -> None:
+    """Turn read-only, as a call does that meets damage."""
+    with mock.patch.object(damage, "log"):
+        assert volume.note_error(DamagedImageError("made up"))
+
+
+case("find-damage", do(tree, write(b"/d/g", 8, b"dirty")), find_damage, durable=False)
+case("unmount-damaged", do(tree, write(b"/d/g", 8, b"dirty"), find_damage), close)

@@ -97,9 +97,9 @@ def model(volume: Volume, path: bytes) -> FileModel:
     return MODELS.setdefault(volume, {}).setdefault(ino(volume, path), FileModel())
 
 
-def write(path: bytes, offset: int, data: bytes) -> Run:
+def write(path: bytes, offset: int, data: bytes, *, stamp: bool = True) -> Run:
     def run(volume: Volume) -> None:
-        assert volume.write(ino(volume, path), offset, data) == len(data)
+        assert volume.write(ino(volume, path), offset, data, stamp=stamp) == len(data)
         model(volume, path).write(offset, data)
 
     return run
@@ -157,20 +157,24 @@ def tmpfile(path: bytes) -> Run:
     return run
 
 
-def write_held(data: bytes) -> Run:
+def held(volume: Volume) -> int:
+    """Return the newest inode that is held."""
+    return max(volume.inodes.holds)
+
+
+def write_held(data: bytes, offset: int = 0) -> Run:
     """Write to the newest file that is held."""
 
     def run(volume: Volume) -> None:
-        number = max(volume.inodes.holds)
-        volume.write(number, 0, data)
-        MODELS[volume][number].write(0, data)
+        volume.write(held(volume), offset, data)
+        MODELS[volume][held(volume)].write(offset, data)
 
     return run
 
 
 def link_held(path: bytes) -> Run:
     """Give the newest file that is held a name."""
-    return lambda v: v.link(max(v.inodes.holds), *_split(v, path))
+    return lambda v: v.link(held(v), *_split(v, path))
 
 
 def preallocate(path: bytes, offset: int, length: int) -> Run:
@@ -232,6 +236,10 @@ def idle(volume: Volume) -> None:
     before = counters.stores + counters.discards
     while counters.stores + counters.discards == before and not reclaimer.step():
         pass
+
+
+def close(volume: Volume) -> None:
+    volume.close()
 
 
 def pattern(letter: bytes, size: int) -> bytes:

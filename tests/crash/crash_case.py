@@ -119,7 +119,8 @@ class Recording:
 
     The crashes of a case with ``persist=disk`` are power losses of the host. ``since`` is the event
     from which on epochs are enumerated. ``recover`` is called with the path of each state before
-    the oracle looks at it: for what recovers by more than a mount. ``splits`` are where split
+    the oracle looks at it: for what recovers by more than a mount. ``refuses`` tells of a path that
+    nobody would go on from the image there: the oracle passes over it. ``splits`` are where split
     tables lie, in bytes.
     """
 
@@ -129,6 +130,7 @@ class Recording:
     allowed: Allowed
     since: int = 0
     recover: Callable[[str], Any] | None = None
+    refuses: Callable[[str], bool] | None = None
     splits: list[tuple[int, int]] = field(default_factory=list)
 
     def states(self, samples: int = SAMPLES) -> CrashStates:

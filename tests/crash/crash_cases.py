@@ -6,12 +6,13 @@ enumerated whole. ``threshold_pages`` is 1 where whole extents are wanted for on
 
 from __future__ import annotations
 
+import cases_access
 import cases_data
 import cases_moves
 import cases_names
 import cases_space
 from crash_calls import CASES
 
-__all__ = ["CASES", "cases_data", "cases_moves", "cases_names", "cases_space"]
+__all__ = ["CASES", "cases_access", "cases_data", "cases_moves", "cases_names", "cases_space"]
 
 assert len({case.name for case in CASES}) == len(CASES)

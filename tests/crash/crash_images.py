@@ -21,11 +21,28 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from crash_case import Case, Recording, load, prepared, record_image, record_mount
+from crash_case import (
+    SECOND,
+    SIZE,
+    Case,
+    Recording,
+    events_of,
+    load,
+    materialised,
+    prepared,
+    record_image,
+    record_mount,
+    tree_at,
+)
 from crash_setups import tree
+from crash_tree import Allowed
 
 from pmemfs.device import MappedDevice, SparseImage
+from pmemfs.errors import DamagedImageError
+from pmemfs.fs.format import format_image
 from pmemfs.fs.volume import Volume
+from pmemfs.fsck import check, repair
+from pmemfs.fsck.repair import only_safe
 from pmemfs.image import Image
 from pmemfs.layout.geometry import PAGE_BYTES, SUPERBLOCK_OFFSET
 from pmemfs.layout.records import SUPERBLOCK
@@ -75,3 +92,44 @@ def superblock_mended() -> Recording:
         image.close()
 
     return record_image(NOBODYS, base, mend, recover=mend)
+
+
+@image_case
+def mkfs() -> Recording:
+    """Leaves no image, or a whole one; until it is done, one superblock of two may be missing."""
+    blank = SparseImage(SIZE)
+
+    def make(path: str, device_class: type[MappedDevice] = MappedDevice) -> None:
+        format_image(
+            path,
+            SIZE,
+            force=True,
+            entropy=lambda n: bytes(range(n)),
+            now_ns=lambda: SECOND,
+            device_class=device_class,
+        )
+
+    with materialised(blank) as path:
+        events = events_of(lambda device_class: make(path, device_class))
+        made = tree_at(path, NOBODYS)
+    allowed = Allowed([made], [0])
+    return Recording(NOBODYS, blank, events, allowed, recover=mend_superblock, refuses=is_no_image)
+
+
+def is_no_image(path: str) -> bool:
+    """Tell whether nobody takes a file for an image."""
+    try:
+        Image.open(path, lock="shared").close()
+    except DamagedImageError:
+        return True
+    return False
+
+
+def mend_superblock(path: str) -> None:
+    """Store the superblock that is missing, if one is; nothing else may be wrong."""
+    image = Image.open(path, lock="shared")
+    findings = {finding.check for finding in check(image).findings}
+    image.close()
+    assert findings <= {"superblock-copy"}, findings
+    if findings:
+        assert repair(path, decide=only_safe).is_complete

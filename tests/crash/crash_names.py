@@ -3,6 +3,7 @@
 ``SAMPLES`` belongs to the id because it decides which states of a large epoch are taken. Names
 of recordings: a case; an image case; ``pair:FIRST+SECOND``; ``random:SEED.NUMBER``; ``mount:ID``,
 the mount of the state that has that id, or ``mount:CASE``, of that with no home of its last commit;
+``life:MOUNT+MOUNT`` (`crash_lives`);
 ``disk:`` and the name of a case, a pair or a random one: the same with ``persist=disk``, where
 crashes are power losses of the host.
 """
@@ -14,6 +15,7 @@ from dataclasses import replace
 from crash_case import Recording, needs_replay, record, record_mount
 from crash_cases import CASES
 from crash_images import IMAGE_CASES
+from crash_lives import LIFE, record_life
 from crash_sequences import record_sequence
 
 from pmemfs.device import CrashState
@@ -31,6 +33,8 @@ def recording_of(name: str) -> Recording:
         if recording is None:
             raise KeyError(name)
         return recording
+    if name.startswith(LIFE):
+        return record_life(name)
     if name.startswith("mount:"):
         return _recording_of_mount(name.removeprefix("mount:"))
     if name in IMAGE_CASES:

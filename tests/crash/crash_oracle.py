@@ -60,6 +60,16 @@ class Oracle:
             self._image.close()
         self._scratch.close()
 
+    def is_refused(self, state: CrashState, recording: Recording) -> bool:
+        """Tell whether nobody would go on from a state."""
+        if recording.refuses is None:
+            return False
+        self._scratch.become(state.image)
+        try:
+            return recording.refuses(self._scratch.path)
+        finally:
+            self._scratch.forget_all()
+
     def tree(self, state: CrashState, recording: Recording) -> tuple[object, Tree]:
         """Return ``(key, tree)`` of what a state recovers to; raise what is wrong with it.
 
@@ -165,9 +175,12 @@ def use(path: str, case: Case, tree: Tree) -> None:
 
 
 class Crasher:
-    """Checks the states of one recording; ``failures`` are ``id: reason`` lines.
+    """Checks the states of one recording; ``failures`` are ``id: reason`` lines, ``errors`` theirs.
 
     ``found`` are the digests of the distinct states, ``outcomes`` what they came to.
+    ``refused`` counts those that nobody would go on from: nothing else is asked of them.
+    ``kept`` is the step that no crash from there on may lose. ``breaks_rule`` says that the
+    recording itself is not one of a device.
     """
 
     def __init__(self, recording: Recording, oracle: Oracle, *, name: str = "") -> None:
@@ -175,12 +188,15 @@ class Crasher:
         self.oracle = oracle
         self.name = name or recording.case.name
         self.failures: list[str] = []
+        self.errors: list[Exception] = []
+        self.breaks_rule = False
         self.found: set[int] = set()
         self.enumerated = 0
         self.outcomes: set[object] = set()
-        self._seen: set[tuple[int, int, int]] = set()
+        self._seen: dict[tuple[int, int, int], int] = {}
         self._matched: dict[tuple[object, int, int], int] = {}
-        self._kept = 0
+        self.kept = 0
+        self.refused = 0
 
     def run(self, samples: int) -> None:
         """Check all states, until there are too many failures."""
@@ -190,33 +206,46 @@ class Crasher:
                 if len(self.failures) >= MOST_FAILURES:
                     break
         except InvariantError as error:  # the recording itself breaks a rule of the device
-            self.failures.append(f"{self.name}@{samples}/: {error}")
+            self.breaks_rule = True
+            self._fail(f"{self.name}@{samples}/", error)
 
     def _run_one(self, state: CrashState, samples: int) -> None:
         self.enumerated += 1
         digest = state.digest()
-        key = digest, self._kept, self.recording.allowed.floor(state.after)
+        key = digest, self.kept, self.recording.allowed.floor(state.after)
         if key in self._seen:
+            self._keep(state, self._seen[key])
             return
-        self._seen.add(key)
         self.found.add(digest)
         try:
-            self.check(state)
+            self._seen[key] = self.check(state)
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            self.failures.append(f"{self.name}@{samples}/{state.id}: {reason[:600]}")
+            self._seen[key] = 0
+            self._fail(f"{self.name}@{samples}/{state.id}", error)
 
-    def check(self, state: CrashState) -> None:
-        """Raise what is wrong with a state."""
+    def _fail(self, state_id: str, error: Exception) -> None:
+        self.errors.append(error)
+        self.failures.append(f"{state_id}: {type(error).__name__}: {str(error)[:600]}")
+
+    def check(self, state: CrashState) -> int:
+        """Return the step that a state comes to; raise what is wrong with it."""
+        if self.oracle.is_refused(state, self.recording):
+            self.refused += 1
+            return self.kept
         key, tree = self.oracle.tree(state, self.recording)
         self.outcomes.add(key)
         allowed = self.recording.allowed
-        known = key, self._kept, allowed.floor(state.after)
+        known = key, self.kept, allowed.floor(state.after)
         step = self._matched.get(known)
         if step is None:
-            step = self._matched[known] = allowed.match(tree, state.after, self._kept)
+            step = self._matched[known] = allowed.match(tree, state.after, self.kept)
+        self._keep(state, step)
+        return step
+
+    def _keep(self, state: CrashState, step: int) -> None:
+        """Note what every later crash has to keep, if this is the state with nothing pending."""
         if state.id.endswith((".none.0", ".each.0")):
-            self._kept = max(self._kept, step)
+            self.kept = max(self.kept, step)
 
 
 def require_clean(path: str, when: str, *, is_empty: bool = False) -> None:

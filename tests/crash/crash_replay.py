@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import click
+from crash_again import require_mounts_change_nothing, require_recovery_twice_is_once
 from crash_case import Recording
-from crash_names import BY_NAME, state_of
+from crash_damage import DAMAGED, check_damaged_bit
+from crash_names import BY_NAME, recording_of, state_of
 from crash_oracle import Crasher, Oracle
 from rich.console import Console
 from rich.traceback import Traceback
@@ -24,31 +28,66 @@ _SHOWN = 12
 
 @click.command(
     epilog="\b\nExamples:\n  make replay ID=promote@8/2.alone.5\n"
-    "  make replay ID=pair:overwrite-foo+fsync-foo@8/2.sample.3"
+    "  make replay ID=pair:overwrite-foo+fsync-foo@8/2.sample.3\n"
+    "  make replay ID=life:cache-close+disk-close@2/4.none.0\n"
+    "  make replay ID=damaged-journal:rename-absent/2574"
 )
 @click.argument("state_id", metavar="ID")
 def main(state_id: str) -> None:
-    """Reproduce the crash state ID, as a failure printed it, and show its exception."""
+    """Reproduce the crash state ID, as a failure printed it, and show its exception.
+
+    Without what is behind the slash, all states of that recording.
+    """
     console = Console(soft_wrap=True, highlight=False)
     try:
-        recording, state = state_of(state_id)
+        replay = replay_of(state_id, console)
     except (KeyError, ValueError):
         print(f"there is no state {state_id}; cases are, for instance, {', '.join(BY_NAME)[:120]}")
         sys.exit(2)
-    show(console, recording, state)
-    crasher = Crasher(recording, Oracle())
     try:
-        # what states before it kept, this one may not lose
-        for earlier in recording.states(int(re.split("[@/]", state_id)[-2])):
-            if earlier.id == state.id:
-                break
-            if earlier.id.endswith((".none.0", ".each.0")):
-                crasher.check(earlier)
-        crasher.check(state)
+        replay()
     except Exception as error:
         console.print(Traceback.from_exception(type(error), error, error.__traceback__))
         sys.exit(1)
-    console.print(f"{state_id}: the state passes")
+    console.print(f"{state_id}: {'all states pass' if state_id[-1] == '/' else 'the state passes'}")
+
+
+def replay_of(state_id: str, console: Console) -> Callable[[], None]:
+    """Return what asks the oracle again; raises ``KeyError`` or ``ValueError``: no such state."""
+    if state_id.startswith(DAMAGED):
+        name, _, bit = state_id.removeprefix(DAMAGED).rpartition("/")
+        return partial(check_damaged_bit, recording_of(name), int(bit))
+    found = re.search(r"@(\d+)/[^/]*$", state_id)
+    if found is None:
+        raise ValueError("no id of a state")
+    samples = int(found[1])
+    if state_id.endswith("/"):
+        return partial(replay_all, recording_of(state_id.rpartition("@")[0]), samples)
+    recording, state = state_of(state_id)
+    show(console, recording, state)
+    return partial(replay_one, recording, state, samples)
+
+
+def replay_all(recording: Recording, samples: int) -> None:
+    """Check all states; raise what is wrong with the first."""
+    crasher = Crasher(recording, Oracle())
+    crasher.run(samples)
+    for error in crasher.errors:
+        raise error
+
+
+def replay_one(recording: Recording, state: CrashState, samples: int) -> None:
+    """Check a state, and what else is asked of some."""
+    crasher = Crasher(recording, Oracle())
+    for earlier in recording.states(samples):  # what states before it kept, this one may not lose
+        if earlier.id == state.id:
+            break
+        if earlier.id.endswith((".none.0", ".each.0")):
+            crasher.check(earlier)
+    crasher.check(state)
+    if not crasher.refused and recording.recover is None:
+        require_recovery_twice_is_once(state)
+        require_mounts_change_nothing(state, recording.case)
 
 
 def show(console: Console, recording: Recording, state: CrashState) -> None:

@@ -70,7 +70,7 @@ def _node(volume: Volume, ino: int, unread: bool) -> Node:
     mapped, pages = _data(volume, ino, i.size) if i.is_file and not unread else ((), {})
     # pages of a file on the orphan list are still being freed; they are not seen through it
     blocks = 0 if i in volume.orphans else i.pages
-    attributes = (ino, i.mode, i.nlink, i.uid, i.gid, i.size, i.rdev, i.entries, blocks)
+    attributes = (ino, i.mode, i.nlink, i.uid, i.gid, i.size, i.rdev, i.entries, blocks, i.flags)
     times = (i.atime_ns, i.mtime_ns, i.ctime_ns, i.btime_ns)
     names = volume.listxattr(ino)
     xattrs = tuple((name, volume.getxattr(ino, name)) for name in names)
@@ -190,17 +190,18 @@ class Allowed:
         return max(k for k, events in enumerate(self.returned) if events <= after)
 
     def match(self, tree: Tree, after: int, kept: int = 0) -> int:
-        """Return the highest step that ``tree`` may be the state of, behind event ``after``.
+        """Return the lowest step that ``tree`` may be the state of, behind event ``after``.
 
-        Not below ``kept``, which an earlier crash is known not to have lost. Words overwritten
-        in place by the steps so far, or by the next, may be old, unless the data was made durable
-        in between. Raises AssertionError.
+        Not below ``kept``, which an earlier crash is known not to have lost. The lowest: where two
+        steps leave the same tree, the second need not have been kept. Words overwritten in place
+        by the steps so far, or by the next, may be old, unless the data was made durable in
+        between. Raises AssertionError.
         """
         last = len(self.trees) - 1
         floor = max(kept, returned := self.floor(after))
         words = not self.atomic and not (returned == last and self.durable)
         why = []
-        for step in range(last, floor - 1, -1):
+        for step in range(floor, last + 1):
             problem = self._difference(tree, step, words)
             if problem is None:
                 return step

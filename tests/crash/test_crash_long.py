@@ -7,12 +7,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import crash_damage
 import crash_long
+import crash_oracle
 import crash_replay
 import pytest
 from click.testing import CliRunner, Result
 from crash_bug import patched
 from crash_case import record
+from crash_damage import check_damaged_journal
 from crash_long import Ledger, run_unit
 from crash_names import BY_NAME, recording_of, state_of
 from crash_oracle import Crasher, Oracle
@@ -103,16 +106,84 @@ def test_an_id_brings_its_state_back(name: str) -> None:
         assert state_of(f"{name}@2/{state.id}")[1].digest() == state.digest()
 
 
+def replay(state_id: str) -> Result:
+    return CliRunner().invoke(crash_replay.main, [state_id])
+
+
 def test_replay() -> None:
     state_id = "rename-other-directory@2/2.none.0"
-    result = CliRunner().invoke(crash_replay.main, [state_id])
+    result = replay(state_id)
     assert result.exit_code == 0, result.output
     assert "the state passes" in result.output
-    assert CliRunner().invoke(crash_replay.main, ["nothing@2/0.none.0"]).exit_code == 2
     with patched(volume, "recover", lambda device: None):
-        result = CliRunner().invoke(crash_replay.main, [state_id])
-    assert result.exit_code == 1
+        result = replay(state_id)
+        whole = replay("rename-other-directory@2/")
+    assert result.exit_code == whole.exit_code == 1
     assert "no allowed tree" in result.output
+    assert "no allowed tree" in whole.output
+    assert "all states pass" in replay("rename-other-directory@2/").output
+
+
+@pytest.mark.parametrize(
+    "state_id",
+    ["nothing@2/0.none.0", "create", "create@2", "create@2/9.all.0", "damaged-journal:create/x"],
+)
+def test_no_such_state(state_id: str) -> None:
+    result = replay(state_id)
+    assert result.exit_code == 2
+    assert "there is no state" in result.output
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise AssertionError("refused by the test")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "create",
+        "disk:overwrite-twice-fsync",
+        "life:cache-abandon+disk-close",
+        "mkfs",
+        "mount-unclean",
+        "mount:reuse-inode",
+        "mount:reuse-inode@2/2.none.0",
+        "pair:overwrite-foo+fsync-foo",
+        "disk:random:3.power",
+    ],
+)
+def test_a_failure_has_an_id_that_brings_it_back(name: str) -> None:
+    with patched(crash_oracle, "require_clean", refuse):
+        oracle = Oracle()
+        crasher = Crasher(recording_of(name), oracle, name=name)
+        crasher.run(2)
+        oracle.close()
+        state_id, _, reason = crasher.failures[0].partition(": AssertionError: ")
+        assert reason == "refused by the test"
+        assert state_id.startswith(f"{name}@2/")
+        result = replay(state_id)
+        assert result.exit_code == 1
+        assert reason in result.output
+    assert replay(state_id).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "asked", ["require_recovery_twice_is_once", "require_mounts_change_nothing"]
+)
+def test_replay_asks_what_is_asked_of_some(asked: str) -> None:
+    with patched(crash_replay, asked, refuse):
+        assert "refused by the test" in replay("unlink-long@2/2.none.0").output
+
+
+def test_a_damaged_bit_that_nobody_sees_has_an_id() -> None:
+    with patched(crash_damage, "_is_refused", lambda path, options: False):
+        with pytest.raises(AssertionError) as found:
+            check_damaged_journal(recording_of("create"))
+        state_id = str(found.value).partition(": ")[0]
+        result = replay(state_id)
+    assert result.exit_code == 1
+    assert "the bit is not seen" in result.output
+    assert replay(state_id).exit_code == 0
 
 
 @pytest.mark.parametrize("name", ["append-across-page", "rename-over-held", "write-whole-new"])

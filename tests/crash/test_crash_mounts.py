@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-from crash_case import (
-    SAMPLES,
-    SIZE,
-    Clock,
-    Recording,
-    events_of,
-    load,
-    materialised,
-    needs_replay,
-    options_of,
-    record,
-    record_mount,
-    tree_at,
-    tree_of,
-)
-from crash_cases import CASES
-from crash_images import IMAGE_CASES, NOBODYS
+from crash_again import require_mounts_change_nothing, require_recovery_twice_is_once
+from crash_case import SAMPLES, Recording, needs_replay, record, record_mount
+from crash_images import IMAGE_CASES
+from crash_names import BY_NAME, recording_of
 from crash_oracle import Crasher, Oracle
-from crash_scratch import UnbackedDevice
-from crash_tree import observe
 
-from pmemfs.device import CrashStates, MappedDevice, SparseImage
-from pmemfs.errors import DamagedImageError
-from pmemfs.fs.format import format_image
-from pmemfs.fs.volume import Volume
-from pmemfs.fsck import check
-from pmemfs.image import Image
-from pmemfs.journal import recover
-from pmemfs.journal.journal import COMMITTED_OFFSET
-
-BY_NAME = {case.name: case for case in CASES}
 REPLAYED = [
     "append-over-garbage",
     "create-first",
@@ -69,41 +44,25 @@ def oracle() -> Iterator[Oracle]:
     oracle.close()
 
 
-def crash_all(name: str, recording: Recording, oracle: Oracle) -> None:
+def crash_all(name: str, recording: Recording, oracle: Oracle) -> Crasher:
     crasher = Crasher(recording, oracle, name=name)
     crasher.run(SAMPLES)
     print(len(crasher.found), "states,", len(crasher.outcomes), "outcomes")
     assert not crasher.failures, "\n".join(["make replay ID=", *crasher.failures])
     assert len(crasher.found) > 3
+    return crasher
 
 
 @pytest.mark.parametrize("name", IMAGE_CASES)
 def test_image(name: str, oracle: Oracle) -> None:
-    crash_all(name, IMAGE_CASES[name](), oracle)
+    crash_all(name, recording_of(name), oracle)
 
 
-def test_mkfs_leaves_no_image_or_a_whole_one() -> None:
-    def make(device_class: type[MappedDevice]) -> None:
-        with materialised(SparseImage(SIZE)) as path:
-            format_image(path, SIZE, force=True, device_class=device_class)
-
-    refused = whole = 0
-    for state in CrashStates(SparseImage(SIZE), events_of(make), exhaustive_limit=512):
-        with materialised(state.image) as path:
-            try:
-                Image.open(path, lock="shared").close()
-            except DamagedImageError:
-                refused += 1
-                continue
-            image = Image.open(path, lock="shared")
-            findings = {finding.check for finding in check(image).findings}
-            image.close()
-            # until it is done, one of the two superblocks may be missing
-            assert findings <= {"superblock-copy"}, state.id
-            assert list(tree_at(path, NOBODYS)) == [b"/"], state.id
-            whole += 1
-    print(refused, "refused,", whole, "whole")
-    assert refused > 10 < whole
+def test_mkfs_leaves_no_image_or_a_whole_one(oracle: Oracle) -> None:
+    crasher = crash_all("mkfs", recording_of("mkfs"), oracle)
+    whole = len(crasher.found) - crasher.refused
+    print(crasher.refused, "refused,", whole, "whole")
+    assert crasher.refused > 10 < whole
 
 
 @pytest.mark.parametrize("name", REPLAYED)
@@ -119,34 +78,22 @@ def test_crash_during_recovery(name: str, oracle: Oracle) -> None:
 
 @pytest.mark.parametrize("name", REPLAYED)
 def test_recovery_twice_equals_once(name: str) -> None:
-    """Also where the second knows nothing of the first: every byte is the same."""
     for state in itertools.islice(record(BY_NAME[name]).states(), 0, None, 7):
-        if not needs_replay(state.image):
-            continue
-        fd = state.image.materialise()
-        try:
-            device = MappedDevice(fd, SIZE)
-            before = device.words[COMMITTED_OFFSET >> 3]
-            recover(device)
-            once = load(fd).pages
-            device.publish(COMMITTED_OFFSET, before)
-            recover(device)
-            assert load(fd).pages == once
-            assert recover(device) is None
-            device.close()
-        finally:
-            os.close(fd)
+        with failing_as(f"{name}@{SAMPLES}/{state.id}"):
+            require_recovery_twice_is_once(state)
 
 
 def test_mounting_again_and_again_changes_nothing_that_is_seen() -> None:
     case = BY_NAME["orphan-work-middle"]
-    recording = record(case)
-    for state in itertools.islice(recording.states(), 0, None, 11):
-        seen = tree_of(state.image, case)
-        with materialised(state.image) as path:
-            for _ in range(3):
-                Volume.open(path, options_of(case, Clock()), device_class=UnbackedDevice).abandon()
-            volume = Volume.open(path, options_of(case, Clock(), read_only=True))
-            again = observe(volume)
-            volume.close()
-        assert again == seen, state.id
+    for state in itertools.islice(record(case).states(), 0, None, 11):
+        with failing_as(f"{case.name}@{SAMPLES}/{state.id}"):
+            require_mounts_change_nothing(state, case)
+
+
+@contextmanager
+def failing_as(state_id: str) -> Iterator[None]:
+    """Fail with the id of a state."""
+    try:
+        yield
+    except Exception as error:
+        pytest.fail(f"make replay ID={state_id}: {type(error).__name__}: {error}")
