@@ -360,7 +360,6 @@ def test_wrong_arguments(arguments: str, reason: str) -> None:
 
 @pytest.mark.parametrize("name", ["no such/x.png", "x.xyz"])
 def test_a_picture_that_cannot_be_written_is_refused_at_once(tmp_path: Path, name: str) -> None:
-    pytest.importorskip("matplotlib")
     done = ageing("--png", str(tmp_path / name), "--overwrites", "1000")
     assert done.exit_code == 1
     assert done.stderr.count("\n") == 1
@@ -381,7 +380,6 @@ def test_a_plot_without_matplotlib_is_refused_at_once(
     [("--rivals", "first-fit", "--sizes", "both"), ("--vary", "promote"), ("--vary", "placement")],
 )
 def test_plots(tmp_path: Path, more: tuple[str, ...]) -> None:
-    pytest.importorskip("matplotlib")
     ageing("--png", str(tmp_path / "plot.png"), *more)
     names = ["plot.png"] if "--vary" in more else ["plot-bounds.png", "plot.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names

@@ -663,7 +663,6 @@ def test_json_is_an_object_with_a_key_for_each_scheme(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("default")  # matplotlib's own
 def test_tables_and_pictures(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     words = ("--quick", "--size", "256M", "--seconds", "2", "--only", "inverted,flat")
     result = command(*words, "--plots", tmp_path / "p", "--dir", tmp_path)
     assert result.exit_code == 0, result.output
@@ -675,7 +674,6 @@ def test_tables_and_pictures(tmp_path: Path) -> None:
 
 
 def test_plots_in_a_file_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     (tmp_path / "file").write_text("mine")
     for folder, code in ((tmp_path / "file", 2), (tmp_path / "file" / "p", 1)):
         result = command("--quick", "--only", "flat", "--plots", folder)
@@ -687,7 +685,6 @@ def test_plots_in_a_file_are_refused_before_anything_is_measured(tmp_path: Path)
 
 @pytest.mark.filterwarnings("default")  # matplotlib's own
 def test_tables_are_printed_though_pictures_fail(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     (tmp_path / "p" / "bytes.png").mkdir(parents=True)
     words = ("--quick", "--size", "256M", "--seconds", "2", "--only", "flat", "--dir", tmp_path)
     result = command(*words, "--plots", tmp_path / "p")

@@ -90,7 +90,6 @@ def test_environment_names_the_machine() -> None:
 
 @pytest.mark.filterwarnings("default")  # matplotlib's own
 def test_chart(results: Results, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     path = tmp_path / "chart.png"
     output.write_chart(results, path)
     assert path.read_bytes().startswith(b"\x89PNG")

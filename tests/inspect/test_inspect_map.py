@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 from hand_built import MIB, HandBuilt, daemon
 
+from pmemfs.bench.output import load_matplotlib
 from pmemfs.cli import inspect_device, main
 from pmemfs.inspect import Reader, device_map
 from pmemfs.inspect.map import CLASSES, group_for
@@ -144,7 +145,6 @@ def test_colours_on_a_terminal(monkeypatch, used, look):
 @pytest.mark.filterwarnings("default")  # matplotlib's own
 @pytest.mark.parametrize("view", ["map", "wear"])
 def test_pictures(used, tmp_path, view):
-    pytest.importorskip("matplotlib")
     path = tmp_path / "picture.png"
     assert draw(view, used.path, "--png", path) == f"{path}\n"
     assert path.read_bytes().startswith(b"\x89PNG")
@@ -160,7 +160,6 @@ def test_pictures(used, tmp_path, view):
     ],
 )
 def test_picture_that_cannot_be_written(used, monkeypatch, tmp_path, view, name, sentence):
-    pytest.importorskip("matplotlib")
     monkeypatch.setattr("pmemfs.inspect.Reader", None)  # it is said before the work
     words = ["inspect", view, str(used.path), "--png", str(tmp_path / name)]
     result = CliRunner().invoke(main, words)
@@ -172,7 +171,6 @@ def test_picture_that_cannot_be_written(used, monkeypatch, tmp_path, view, name,
 
 @pytest.mark.filterwarnings("default")  # matplotlib's own
 def test_picture_on_a_full_device(used, tmp_path):
-    pytest.importorskip("matplotlib")
     path = tmp_path / "x.png"
     path.symlink_to("/dev/full")
     result = CliRunner().invoke(main, ["inspect", "map", str(used.path), "--png", str(path)])
@@ -182,7 +180,7 @@ def test_picture_on_a_full_device(used, tmp_path):
 
 @pytest.mark.filterwarnings("default")  # matplotlib's own
 def test_both_panels_of_wear_say_what_they_show(used, look, monkeypatch, tmp_path):
-    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot = load_matplotlib()
     monkeypatch.setattr(pyplot, "close", lambda figure: None)
     CliRunner().invoke(main, ["inspect", "wear", str(used.path), "--png", str(tmp_path / "x.png")])
     places, ranks = pyplot.gcf().axes
