@@ -17,6 +17,7 @@ import click
 
 from pmemfs.bench import output, peers, workloads
 from pmemfs.bench.peers import Peer
+from pmemfs.bench.picture import validate_picture, validate_writable
 from pmemfs.bench.process import interruptible
 from pmemfs.bench.ratios import Measure
 from pmemfs.bench.rounds import Plan, Results, run_rounds
@@ -87,7 +88,9 @@ def main(
         show_list(chosen, work, measures)
         return
     if png_path:
-        output.load_matplotlib()
+        validate_picture(png_path)
+    if json_path:
+        validate_writable(json_path)
     scale = workloads.QUICK if quick else workloads.FULL
     workloads.validate_room(place, scale)
     facts = output.environment()

@@ -210,7 +210,6 @@ def descriptors_command(
       pmemfs bench descriptors --only flat,inverted --size 64G --split 50
     """
     if plots is not None:
-        output.load_matplotlib()
         make_folder(plots)
     if quick:
         size_bytes = quick_value(context, "size_bytes", GIB)

@@ -675,7 +675,9 @@ def test_tables_and_pictures(tmp_path: Path) -> None:
 
 def test_plots_in_a_file_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    for folder, code in ((tmp_path / "file", 2), (tmp_path / "file" / "p", 1)):
+    (tmp_path / "q" / "wear.png").mkdir(parents=True)
+    wrong = ((tmp_path / "file", 2), (tmp_path / "file" / "p", 1), (tmp_path / "q", 1))
+    for folder, code in wrong:
         result = command("--quick", "--only", "flat", "--plots", folder)
         assert (result.exit_code, result.stdout) == (code, "")
         assert "flat: initialise" not in result.stderr
@@ -685,7 +687,8 @@ def test_plots_in_a_file_are_refused_before_anything_is_measured(tmp_path: Path)
 
 @pytest.mark.filterwarnings("default")  # matplotlib's own
 def test_tables_are_printed_though_pictures_fail(tmp_path: Path) -> None:
-    (tmp_path / "p" / "bytes.png").mkdir(parents=True)
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "bytes.png").symlink_to("/dev/full")
     words = ("--quick", "--size", "256M", "--seconds", "2", "--only", "flat", "--dir", tmp_path)
     result = command(*words, "--plots", tmp_path / "p")
     assert result.exit_code == 1

@@ -1,13 +1,14 @@
 """The view map: classes of extents, groups of them, and how they are drawn."""
 
 import io
+import json
 import sys
 
 import pytest
 from click.testing import CliRunner
 from hand_built import MIB, HandBuilt, daemon
 
-from pmemfs.bench.output import load_matplotlib
+from pmemfs.bench.picture import load_matplotlib
 from pmemfs.cli import inspect_device, main
 from pmemfs.inspect import Reader, device_map
 from pmemfs.inspect.map import CLASSES, group_for
@@ -147,6 +148,17 @@ def test_colours_on_a_terminal(monkeypatch, used, look):
 def test_pictures(used, tmp_path, view):
     path = tmp_path / "picture.png"
     assert draw(view, used.path, "--png", path) == f"{path}\n"
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("default")  # matplotlib's own
+@pytest.mark.parametrize("view", ["map", "wear"])
+def test_a_picture_and_json(used, tmp_path, view):
+    path = tmp_path / "picture.png"
+    words = ["inspect", view, str(used.path), "--png", str(path), "--json"]
+    result = CliRunner().invoke(main, words)
+    assert json.loads(result.stdout)["n_extents"] == 32
+    assert result.stderr == f"{path}\n"
     assert path.read_bytes().startswith(b"\x89PNG")
 
 

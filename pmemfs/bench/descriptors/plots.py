@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import os
 from pathlib import Path
 from typing import Any
 
 from pmemfs.bench.descriptors.measure import Document
-from pmemfs.bench.output import load_matplotlib
+from pmemfs.bench.picture import load_matplotlib, save_picture, validate_picture
 from pmemfs.errors import PmemfsError
 from pmemfs.units import format_size
 
@@ -26,9 +25,8 @@ _DASHED = ("scattered", "hierarchical")  # each close to another
 
 
 def write_plots(document: Document, folder: Path) -> list[Path]:
-    """Write the pictures to a folder, which is made; raises `PmemfsError` without matplotlib."""
+    """Write the pictures to a folder, see `make_folder`; raises `PmemfsError` if one cannot be."""
     pyplot = load_matplotlib()
-    make_folder(folder)
     paths = []
     for name, draw in zip(PLOTS, (_draw_bytes, _draw_initialise, _draw_wear)):
         figure, axes = pyplot.subplots(figsize=(8, 5))
@@ -36,27 +34,22 @@ def write_plots(document: Document, folder: Path) -> list[Path]:
         axes.grid(which="both", linewidth=0.3)
         axes.legend(fontsize="small")
         figure.tight_layout()
-        try:
-            figure.savefig(folder / name, dpi=120)
-        except OSError as error:
-            raise PmemfsError(
-                error.errno or errno.EIO, f"cannot write {folder / name}: {error.strerror}"
-            ) from error
-        pyplot.close(figure)
+        save_picture(figure, folder / name)
         paths.append(folder / name)
     return paths
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for pictures; raises `PmemfsError` if nothing can be written there."""
+    """Make a folder for the pictures; raises `PmemfsError` if one of them cannot be written."""
+    load_matplotlib()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PmemfsError(
             error.errno or errno.EIO, f"cannot make the folder {folder}: {error.strerror}"
         ) from error
-    if not os.access(folder, os.W_OK):
-        raise PmemfsError(errno.EACCES, f"cannot write to the folder {folder}")
+    for name in PLOTS:
+        validate_picture(folder / name)
 
 
 def _style(name: str) -> dict[str, Any]:
