@@ -17,11 +17,12 @@ import click
 
 from pmemfs.bench import output, peers, workloads
 from pmemfs.bench.peers import Peer
-from pmemfs.bench.picture import validate_picture, validate_writable
+from pmemfs.bench.picture import validate_picture
 from pmemfs.bench.process import interruptible
 from pmemfs.bench.ratios import Measure
 from pmemfs.bench.rounds import Plan, Results, run_rounds
 from pmemfs.bench.workloads import Workload
+from pmemfs.bench.writable import validate_writable, writing
 from pmemfs.cli import table
 from pmemfs.errors import PmemfsError
 
@@ -111,7 +112,8 @@ def main(
         click.echo("interrupted: everything is unmounted and removed", err=True)
     report(results)
     if json_path:
-        json_path.write_text(json.dumps(output.document(results, facts), indent=2) + "\n")
+        with writing(json_path):
+            json_path.write_text(json.dumps(output.document(results, facts), indent=2) + "\n")
     if png_path and results.samples:
         output.write_chart(results, png_path)
     context.exit(EXIT_INTERRUPTED if interrupted else 1 if results.errors else 0)

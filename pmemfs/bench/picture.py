@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno
 import importlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
+from pmemfs.bench.writable import validate_writable, writing
 from pmemfs.errors import PmemfsError
 
 _DPI = 120
@@ -41,24 +41,6 @@ def validate_picture(path: Path) -> None:
     validate_writable(path)
 
 
-def validate_writable(path: Path) -> None:
-    """Raise `PmemfsError` if a file cannot be written; one that is there stays as it is.
-
-    Only opening it tells: whoever may write to a directory may still find it read-only.
-    """
-    target = os.path.realpath(path)
-    is_new = not os.path.exists(target)
-    try:
-        if is_new and not os.path.isdir(os.path.dirname(target)):
-            text = f"there is no directory {path.absolute().parent}"
-            raise FileNotFoundError(errno.ENOENT, text)
-        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666))
-        if is_new:
-            os.unlink(target)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
 def save_picture(figure: Any, path: Path, **how: Any) -> None:
     """Write a figure, of the kind that its suffix says, and close it; raises `PmemfsError`.
 
@@ -67,11 +49,5 @@ def save_picture(figure: Any, path: Path, **how: Any) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, format=path.suffix[1:], dpi=_DPI, **how)
     load_matplotlib().close(figure)
-    try:
+    with writing(path):
         path.write_bytes(drawn.getbuffer())
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> PmemfsError:
-    return PmemfsError(error.errno or errno.EIO, f"cannot write {path}: {error.strerror}")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pmemfs.bench.picture import load_matplotlib, save_picture, validate_picture, validate_writable
+from pmemfs.bench.picture import load_matplotlib, save_picture, validate_picture
+from pmemfs.bench.writable import validate_writable
 from pmemfs.errors import PmemfsError
 
 pytestmark = pytest.mark.filterwarnings("default")  # matplotlib's own
