@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from pmemfs.dead_mounts import validate_alive
 from pmemfs.errors import PmemfsError
 
 
@@ -16,6 +17,7 @@ def validate_writable(path: Path) -> None:
 
     Only opening it tells: whoever may write to a directory may still find it read-only.
     """
+    validate_alive(path)
     target = os.path.realpath(path)
     with writing(path):
         is_new = not os.path.exists(target)

@@ -22,6 +22,7 @@ from pmemfs.bench.process import interruptible
 from pmemfs.cli import table
 from pmemfs.cli.bench_ageing import ageing_command
 from pmemfs.cli.mkfs import SizeType
+from pmemfs.cli.paths import DirectoryType
 from pmemfs.errors import PmemfsError
 from pmemfs.units import GIB, MIB, TIB
 
@@ -45,9 +46,7 @@ bench_command.add_command(ageing_command)
 
 
 @bench_command.command("io", short_help="Run fio on a mounted directory.")
-@click.argument(
-    "directory", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR"
-)
+@click.argument("directory", type=DirectoryType(), metavar="DIR")
 @click.option("--quick", is_flag=True, help="Fewer and shorter jobs: about 15 seconds.")
 @click.option("--only", metavar="JOB,...", help="Only these jobs; * and ? match.")
 @click.option("--list", "list_only", is_flag=True, help="List the jobs and run none.")
@@ -161,7 +160,7 @@ def _run(bench: fio.FioBench, job: fio.FioJob) -> tuple[fio.FioResult | None, st
     metavar="SECONDS", help="Time for the initialisations of one scheme.",
 )  # fmt: skip
 @click.option(
-    "--dir", "directory", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    "--dir", "directory", type=DirectoryType(),
     help="Where the sparse files lie meanwhile (/dev/shm).",
 )  # fmt: skip
 @click.option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import math
@@ -79,10 +78,10 @@ def record_command(
     directory = mounts.find_directory(where)
     mount = mounts.find_mount(directory)
     assert mount is not None
+    validate_writable(output)
     _require_elsewhere(output, directory)
     with Reader(mount.image) as reader:
         n_extents = reader.geometry.n_extents
-    validate_writable(output)
     recording, lost, status = Recording(directory), None, 1
     started = time.monotonic()
     with (
@@ -109,11 +108,10 @@ def record_command(
 
 def _require_elsewhere(output: Path, directory: str) -> None:
     """Refuse a file on the mount that is recorded: writing it would be recorded, too."""
-    with contextlib.suppress(FileNotFoundError):
-        if os.stat(output.absolute().parent).st_dev == os.stat(directory).st_dev:
-            raise PmemfsError(
-                errno.EINVAL, f"{output} lies on the mount that is recorded: put it elsewhere"
-            )
+    if os.stat(output.absolute().parent).st_dev == os.stat(directory).st_dev:
+        raise PmemfsError(
+            errno.EINVAL, f"{output} lies on the mount that is recorded: put it elsewhere"
+        )
 
 
 class _Command:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pmemfs.bench.descriptors.measure import Document
 from pmemfs.bench.picture import load_matplotlib, save_picture, validate_picture
+from pmemfs.dead_mounts import validate_alive
 from pmemfs.errors import PmemfsError
 from pmemfs.units import format_size
 
@@ -42,6 +43,7 @@ def write_plots(document: Document, folder: Path) -> list[Path]:
 def make_folder(folder: Path) -> None:
     """Make a folder for the pictures; raises `PmemfsError` if one of them cannot be written."""
     load_matplotlib()
+    validate_alive(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
