@@ -22,6 +22,7 @@ from pmemfs.bench.process import interruptible
 from pmemfs.cli import table
 from pmemfs.cli.bench_ageing import ageing_command
 from pmemfs.cli.mkfs import SizeType
+from pmemfs.cli.numbers import SEED, NumberRange
 from pmemfs.cli.paths import DirectoryType
 from pmemfs.errors import PmemfsError
 from pmemfs.units import GIB, MIB, TIB
@@ -130,7 +131,7 @@ def _run(bench: fio.FioBench, job: fio.FioJob) -> tuple[fio.FioResult | None, st
     help="Device that is driven by accesses.",
 )  # fmt: skip
 @click.option(
-    "--split", "split_percent", type=click.FloatRange(0, 100), default=10.0, show_default=True,
+    "--split", "split_percent", type=NumberRange(0, 100), default=10.0, show_default=True,
     help="Percent of its extents that hold small files.",
 )  # fmt: skip
 @click.option(
@@ -141,14 +142,14 @@ def _run(bench: fio.FioBench, job: fio.FioJob) -> tuple[fio.FioResult | None, st
     "--rate", type=click.IntRange(1, 100_000), default=1000, show_default=True,
     help="Accesses in each of them.",
 )  # fmt: skip
-@click.option("--seed", type=int, default=1, show_default=True, help="Of the made-up accesses.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Of the made-up accesses.")
 @click.option(
     "--trace", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
     help="Replay this trace instead; see pmemfs trace record.",
 )  # fmt: skip
 @click.option("--only", metavar="SCHEME,...", help=f"Of {', '.join(SCHEMES)}.")
 @click.option(
-    "--run", "run_pages", type=click.FloatRange(1, 511), default=RUN_PAGES, show_default=True,
+    "--run", "run_pages", type=NumberRange(1, 511), default=RUN_PAGES, show_default=True,
     metavar="PAGES", help="Small pages that share a folio in memdesc-runs, the mean.",
 )  # fmt: skip
 @click.option(
@@ -156,7 +157,7 @@ def _run(bench: fio.FioBench, job: fio.FioJob) -> tuple[fio.FioResult | None, st
     help="Most to store for one device. Larger ones are extrapolated, a larger --size is refused.",
 )  # fmt: skip
 @click.option(
-    "--budget", "budget_s", type=click.FloatRange(0), default=60.0, show_default=True,
+    "--budget", "budget_s", type=NumberRange(0), default=60.0, show_default=True,
     metavar="SECONDS", help="Time for the initialisations of one scheme.",
 )  # fmt: skip
 @click.option(

@@ -26,6 +26,7 @@ from pmemfs.bench.picture import validate_picture
 from pmemfs.bench.process import interruptible
 from pmemfs.cli import table
 from pmemfs.cli.mkfs import SizeType
+from pmemfs.cli.numbers import SEED, NumberRange
 from pmemfs.errors import PmemfsError
 from pmemfs.fs.placement import DEFAULT_PLACEMENT, DEFAULT_PROMOTE_PERCENT, PLACEMENTS
 from pmemfs.fs.placement import threshold_pages as threshold_pages_of
@@ -54,7 +55,7 @@ _RIVALS = (*RIVALS, ext4.NAME)
 )
 @click.option(
     "--overwrites",
-    type=click.FloatRange(0.1, 1000),
+    type=NumberRange(0.1, 1000),
     default=20.0,
     show_default=True,
     help="Bytes written, as a multiple of the device.",
@@ -101,9 +102,9 @@ _RIVALS = (*RIVALS, ext4.NAME)
 )
 @click.option("--long", "is_long", is_flag=True, help="16 GiB, overwritten 50 times: hours.")
 @click.option(
-    "--minutes", type=click.FloatRange(0.01), help="End the volume's run after this time."
+    "--minutes", type=NumberRange(0.01), help="End the volume's run after this time."
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="Of all that is drawn.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Of all that is drawn.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option(
     "--png",

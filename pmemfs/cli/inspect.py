@@ -13,6 +13,7 @@ import click
 
 from pmemfs import inspect
 from pmemfs.cli import inspect_device, inspect_maps, inspect_text, inspect_top
+from pmemfs.cli.numbers import NumberRange
 from pmemfs.inspect.collect import View
 from pmemfs.inspect.extents import SORT_KEYS
 from pmemfs.inspect.heads import KIND_NAMES
@@ -192,7 +193,7 @@ def wear_command(image: str, as_json: bool, png: str | None, letters: bool, top:
 
 @inspect_command.command("top", short_help="Watch what a mount is doing.")
 @_view
-@click.option("--interval", "interval_s", type=click.FloatRange(0.1, 3600), default=1.0,
+@click.option("--interval", "interval_s", type=NumberRange(0.1, 3600), default=1.0,
               show_default=True, metavar="SECONDS", help="Between two samples.")  # fmt: skip
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N samples.")
 @click.option("--top", type=click.IntRange(0, 1000), default=10, show_default=True,

@@ -18,6 +18,7 @@ from pmemfs.bench.descriptors.accesses import summary
 from pmemfs.bench.process import interruptible
 from pmemfs.bench.writable import validate_writable, writing
 from pmemfs.cli.inspect_text import format_time
+from pmemfs.cli.numbers import NumberRange
 from pmemfs.cli.table import facts, heading, line, table
 from pmemfs.errors import PmemfsError
 from pmemfs.fuse import mounts
@@ -49,9 +50,7 @@ def trace_command() -> None:
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True,
     metavar="FILE", help="The trace; overwritten once recording has begun.",
 )  # fmt: skip
-@click.option(
-    "--seconds", type=click.FloatRange(min=0), help="End after this time, COMMAND as well."
-)
+@click.option("--seconds", type=NumberRange(min=0), help="End after this time, COMMAND as well.")
 @click.pass_context
 def record_command(
     context: click.Context,
