@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import tempfile
 import tomllib
@@ -41,8 +42,10 @@ from pmemfs.bench.descriptors.measure import (
     measure,
     touch_all,
 )
+from pmemfs.bench.descriptors.plots import make_folder, write_plots
 from pmemfs.bench.descriptors.report import notes, sections
 from pmemfs.bench.descriptors.scheme import DIRTY, FREED, WHOLE, WRITE, Scheme
+from pmemfs.bench.picture import load_matplotlib
 from pmemfs.cli import main
 from pmemfs.errors import PmemfsError
 from pmemfs.pages.trace import TRACE_RECORD, read_trace, write_header
@@ -729,6 +732,26 @@ def test_tables_and_pictures(tmp_path: Path) -> None:
     assert [line.split()[0] for line in result.stdout.splitlines() if "split tables" in line]
     pictures = sorted(path.name for path in (tmp_path / "p").iterdir())
     assert pictures == ["bytes.png", "initialise.png", "wear.png"]
+
+
+@pytest.mark.filterwarnings("default")  # matplotlib's own
+def test_labels_of_sizes_do_not_reach_into_each_other(
+    document: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also with sizes as close as --size makes them; the last is what a host allows."""
+    sizes = [GIB, GIB * 5 // 4, 16 * GIB, 17 * GIB, 24 * GIB, 16 * TIB - 2 * MIB, 16 * TIB]
+    rows = [document["flat"]["initialise"][0] | {"device_bytes": size} for size in sizes]
+    pyplot = load_matplotlib()
+    monkeypatch.setattr(pyplot, "close", lambda figure: None)
+    make_folder(tmp_path)
+    write_plots({"flat": document["flat"] | {"initialise": rows}}, tmp_path)
+    monkeypatch.undo()
+    (axes,) = pyplot.figure(pyplot.get_fignums()[1]).axes
+    labels = [label for label in axes.get_xticklabels() if label.get_text()]
+    boxes = [label.get_window_extent() for label in labels]
+    assert [label.get_text() for label in labels] == ["1 GiB", "16 GiB", "16.00 TiB"]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+    pyplot.close("all")
 
 
 def test_plots_in_a_file_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
