@@ -23,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pmemfs.dead_mounts import validate_alive
 from pmemfs.device import MappedDevice
 from pmemfs.errors import DamagedImageError, ImageBusyError, PmemfsError
 from pmemfs.layout import records
@@ -78,6 +79,7 @@ def unlock_image(fd: int) -> None:
 def open_file(path: str | os.PathLike[str], *, writable: bool) -> int:
     """Open an image file; raises `PmemfsError` with a sentence for people."""
     name = os.fspath(path)
+    validate_alive(name)
     try:
         # O_NONBLOCK: a fifo is refused below, and not waited for
         how = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK

@@ -17,10 +17,12 @@ import click
 
 from pmemfs.bench import output, peers, workloads
 from pmemfs.bench.peers import Peer
+from pmemfs.bench.picture import validate_picture
 from pmemfs.bench.process import interruptible
 from pmemfs.bench.ratios import Measure
 from pmemfs.bench.rounds import Plan, Results, run_rounds
 from pmemfs.bench.workloads import Workload
+from pmemfs.bench.writable import validate_writable, writing
 from pmemfs.cli import table
 from pmemfs.errors import PmemfsError
 
@@ -87,7 +89,9 @@ def main(
         show_list(chosen, work, measures)
         return
     if png_path:
-        output.load_matplotlib()
+        validate_picture(png_path)
+    if json_path:
+        validate_writable(json_path)
     scale = workloads.QUICK if quick else workloads.FULL
     workloads.validate_room(place, scale)
     facts = output.environment()
@@ -108,7 +112,8 @@ def main(
         click.echo("interrupted: everything is unmounted and removed", err=True)
     report(results)
     if json_path:
-        json_path.write_text(json.dumps(output.document(results, facts), indent=2) + "\n")
+        with writing(json_path):
+            json_path.write_text(json.dumps(output.document(results, facts), indent=2) + "\n")
     if png_path and results.samples:
         output.write_chart(results, png_path)
     context.exit(EXIT_INTERRUPTED if interrupted else 1 if results.errors else 0)

@@ -7,8 +7,6 @@ Tables are data here; who prints them is the command's business. A column whose 
 from __future__ import annotations
 
 import datetime
-import errno
-import importlib
 import os
 import platform
 import shutil
@@ -18,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from pmemfs.bench.fio import FioJob, FioResult
+from pmemfs.bench.picture import load_matplotlib, save_picture
 from pmemfs.bench.ratios import Comparison, Measure, compare, goal, median
 from pmemfs.bench.rounds import Results
-from pmemfs.errors import PmemfsError
 
 Table = tuple[list[str], list[tuple[str, ...]]]
 
@@ -195,32 +193,6 @@ def _first_line(*command: str) -> str | None:
 # -- the chart -------------------------------------------------------------------------------
 
 
-def load_matplotlib() -> Any:
-    """Import matplotlib for files; raises `PmemfsError` with what to install."""
-    try:
-        importlib.import_module("matplotlib").use("Agg")
-        return importlib.import_module("matplotlib.pyplot")
-    except ImportError as error:
-        raise PmemfsError(
-            errno.ENOSYS,
-            f"matplotlib is missing ({error}): pip install 'pmemfs[plot]'",
-        ) from error
-
-
-def validate_picture(path: Path) -> None:
-    """Raise `PmemfsError` if no picture can be written there, before the work is done."""
-    load_matplotlib()
-    directory = path.absolute().parent
-    if not directory.is_dir():
-        raise PmemfsError(errno.ENOENT, f"cannot write {path}: there is no directory {directory}")
-    kinds = importlib.import_module("matplotlib.backend_bases").FigureCanvasBase.filetypes
-    if path.suffix[1:].lower() not in kinds:
-        named = (
-            f"'{path.suffix}' is no kind of picture" if path.suffix else "its name has no suffix"
-        )
-        raise PmemfsError(errno.EINVAL, f"cannot write {path}: {named}; let it end with .png")
-
-
 def write_chart(results: Results, path: Path) -> None:
     """Write the ratios as horizontal bars on a logarithmic scale, a mark at each goal."""
     pyplot = load_matplotlib()
@@ -243,8 +215,7 @@ def write_chart(results: Results, path: Path) -> None:
     if others:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.6 / height), ncols=len(others))
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    save_picture(figure, path)
 
 
 def _draw_peer(

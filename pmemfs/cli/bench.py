@@ -22,6 +22,8 @@ from pmemfs.bench.process import interruptible
 from pmemfs.cli import table
 from pmemfs.cli.bench_ageing import ageing_command
 from pmemfs.cli.mkfs import SizeType
+from pmemfs.cli.numbers import SEED, NumberRange
+from pmemfs.cli.paths import DirectoryType
 from pmemfs.errors import PmemfsError
 from pmemfs.units import GIB, MIB, TIB
 
@@ -45,9 +47,7 @@ bench_command.add_command(ageing_command)
 
 
 @bench_command.command("io", short_help="Run fio on a mounted directory.")
-@click.argument(
-    "directory", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR"
-)
+@click.argument("directory", type=DirectoryType(), metavar="DIR")
 @click.option("--quick", is_flag=True, help="Fewer and shorter jobs: about 15 seconds.")
 @click.option("--only", metavar="JOB,...", help="Only these jobs; * and ? match.")
 @click.option("--list", "list_only", is_flag=True, help="List the jobs and run none.")
@@ -131,7 +131,7 @@ def _run(bench: fio.FioBench, job: fio.FioJob) -> tuple[fio.FioResult | None, st
     help="Device that is driven by accesses.",
 )  # fmt: skip
 @click.option(
-    "--split", "split_percent", type=click.FloatRange(0, 100), default=10.0, show_default=True,
+    "--split", "split_percent", type=NumberRange(0, 100), default=10.0, show_default=True,
     help="Percent of its extents that hold small files.",
 )  # fmt: skip
 @click.option(
@@ -142,14 +142,14 @@ def _run(bench: fio.FioBench, job: fio.FioJob) -> tuple[fio.FioResult | None, st
     "--rate", type=click.IntRange(1, 100_000), default=1000, show_default=True,
     help="Accesses in each of them.",
 )  # fmt: skip
-@click.option("--seed", type=int, default=1, show_default=True, help="Of the made-up accesses.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Of the made-up accesses.")
 @click.option(
     "--trace", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
     help="Replay this trace instead; see pmemfs trace record.",
 )  # fmt: skip
 @click.option("--only", metavar="SCHEME,...", help=f"Of {', '.join(SCHEMES)}.")
 @click.option(
-    "--run", "run_pages", type=click.FloatRange(1, 511), default=RUN_PAGES, show_default=True,
+    "--run", "run_pages", type=NumberRange(1, 511), default=RUN_PAGES, show_default=True,
     metavar="PAGES", help="Small pages that share a folio in memdesc-runs, the mean.",
 )  # fmt: skip
 @click.option(
@@ -157,11 +157,11 @@ def _run(bench: fio.FioBench, job: fio.FioJob) -> tuple[fio.FioResult | None, st
     help="Most to store for one device. Larger ones are extrapolated, a larger --size is refused.",
 )  # fmt: skip
 @click.option(
-    "--budget", "budget_s", type=click.FloatRange(0), default=60.0, show_default=True,
+    "--budget", "budget_s", type=NumberRange(0), default=60.0, show_default=True,
     metavar="SECONDS", help="Time for the initialisations of one scheme.",
 )  # fmt: skip
 @click.option(
-    "--dir", "directory", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    "--dir", "directory", type=DirectoryType(),
     help="Where the sparse files lie meanwhile (/dev/shm).",
 )  # fmt: skip
 @click.option(
@@ -210,7 +210,6 @@ def descriptors_command(
       pmemfs bench descriptors --only flat,inverted --size 64G --split 50
     """
     if plots is not None:
-        output.load_matplotlib()
         make_folder(plots)
     if quick:
         size_bytes = quick_value(context, "size_bytes", GIB)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,12 @@ from pmemfs.bench.ageing import ext4, profile, report
 from pmemfs.bench.ageing.rivals import RIVALS
 from pmemfs.bench.ageing.run import OURS, AgeingOptions, Result, Watch, run
 from pmemfs.bench.ageing.store import Sample
+from pmemfs.bench.picture import validate_picture
 from pmemfs.bench.process import interruptible
 from pmemfs.cli import table
 from pmemfs.cli.mkfs import SizeType
+from pmemfs.cli.numbers import SEED, NumberRange
+from pmemfs.errors import PmemfsError
 from pmemfs.fs.placement import DEFAULT_PLACEMENT, DEFAULT_PROMOTE_PERCENT, PLACEMENTS
 from pmemfs.fs.placement import threshold_pages as threshold_pages_of
 from pmemfs.layout.geometry import MIN_DEVICE_BYTES
@@ -31,6 +35,11 @@ from pmemfs.layout.geometry import MIN_DEVICE_BYTES
 LONG_BYTES, LONG_OVERWRITES = 16 << 30, 50.0
 CURVE_PERCENTS = (25, 50, 75, 90)
 LINE_EVERY_S = 30.0
+EXIT_NOT_MET, EXIT_NO_PICTURE = 1, 3
+_COMPARISON_PLOTS: dict[str, Callable[[dict[Any, Result], Path], None]] = {
+    "promote": report.write_curve_plot,
+    "placement": report.write_placement_plot,
+}
 _RIVALS = (*RIVALS, ext4.NAME)
 
 
@@ -46,7 +55,7 @@ _RIVALS = (*RIVALS, ext4.NAME)
 )
 @click.option(
     "--overwrites",
-    type=click.FloatRange(0.1, 1000),
+    type=NumberRange(0.1, 1000),
     default=20.0,
     show_default=True,
     help="Bytes written, as a multiple of the device.",
@@ -93,9 +102,9 @@ _RIVALS = (*RIVALS, ext4.NAME)
 )
 @click.option("--long", "is_long", is_flag=True, help="16 GiB, overwritten 50 times: hours.")
 @click.option(
-    "--minutes", type=click.FloatRange(0.01), help="End the volume's run after this time."
+    "--minutes", type=NumberRange(0.01), help="End the volume's run after this time."
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="Of all that is drawn.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Of all that is drawn.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option(
     "--png",
@@ -129,8 +138,9 @@ def ageing_command(
     Ten samples are shown: the share of free space in free 2 MiB extents (and what part of the
     device these are), the share of file data in whole extents, descriptors, space amplification,
     pages moved in the background, and copied by promotion, for each page written. Then the goals
-    of the project. Exit status 1 if one is not met. Ctrl-C ends the volume's run early: the others
-    get the trace up to there, and all is shown; once more ends the command.
+    of the project. Exit status 1 if one is not met, else 3 if a picture could not be written.
+    Ctrl-C ends the volume's run early: the others get the trace up to there, and all is shown;
+    once more ends the command.
 
     \b
     Examples:
@@ -149,22 +159,43 @@ def ageing_command(
         _refuse_beside(f"--vary {vary}", context, "rivals", vary)
         if sizes == "both" and _is_given(context, "sizes"):
             raise click.UsageError("--vary draws sizes in one way: within or bounds")
-    if png is not None:
-        output.validate_picture(png)
+    modes = profile.SIZE_MODES if sizes == "both" else (sizes,)
+    paths = [] if png is None else _picture_paths(png, () if vary else modes)
+    for path in paths:
+        validate_picture(path)
     options = AgeingOptions(
         full=full / 100,
         threshold_pages=threshold_pages_of(promote),
         rivals=() if vary else _chosen(rivals),
         **more,
     )
-    modes = profile.SIZE_MODES if sizes == "both" else (sizes,)
     early = _EarlyEnd(is_possible=vary is None)
     with interruptible(early.ask), _progress(early) as watch:
         if vary is None:
-            met = _age(options, modes, watch, early, as_json=as_json, png=png)
+            results = _age(options, modes, watch, early, as_json=as_json)
+            met = all(goal.met for result in results for goal in report.goals(result))
+            is_drawn = _draw([partial(report.write_plot, result) for result in results], paths)
         else:
-            met = _compare(vary, replace(options, sizes=modes[0]), watch, as_json=as_json, png=png)
-    context.exit(0 if met else 1)
+            compared = _compare(vary, replace(options, sizes=modes[0]), watch, as_json=as_json)
+            met = True
+            is_drawn = _draw([partial(_COMPARISON_PLOTS[vary], compared)], paths)
+    context.exit(EXIT_NOT_MET if not met else 0 if is_drawn else EXIT_NO_PICTURE)
+
+
+def _picture_paths(png: Path, modes: tuple[str, ...]) -> list[Path]:
+    """Return where each picture goes: the second way to draw sizes stands in its name."""
+    return [png, *(png.with_stem(f"{png.stem}-{mode}") for mode in modes[1:])]
+
+
+def _draw(drawings: Sequence[Callable[[Path], None]], paths: list[Path]) -> bool:
+    """Write the pictures, after the results: those are there whatever becomes of a picture."""
+    try:
+        for draw, path in zip(drawings, paths):
+            draw(path)
+    except PmemfsError as error:
+        click.echo(f"pmemfs: {error}", err=True)
+        return False
+    return True
 
 
 def _is_given(context: click.Context, name: str) -> bool:
@@ -214,23 +245,19 @@ def _age(
     early: _EarlyEnd,
     *,
     as_json: bool,
-    png: Path | None,
-) -> bool:
-    """Age once for each way to draw sizes; tell whether all goals are met."""
+) -> list[Result]:
+    """Age once for each way to draw sizes, and show what each has come to."""
     results = []
     for mode in modes:
         results.append(run(replace(options, sizes=mode), watch, _tell_sample))
         if not as_json:
             _print(results[-1])
-        if png is not None:
-            is_first = mode == modes[0]
-            report.write_plot(results[-1], png if is_first else png.with_stem(f"{png.stem}-{mode}"))
         if early.is_wanted:
             break
     if as_json:
         documents = [_document(result) for result in results]
         click.echo(json.dumps({"environment": output.environment(), "runs": documents}, indent=2))
-    return all(goal.met for result in results for goal in report.goals(result))
+    return results
 
 
 def _document(result: Result) -> dict[str, Any]:
@@ -253,8 +280,8 @@ def _print(result: Result) -> None:
 
 
 def _compare(
-    vary: str, options: AgeingOptions, watch: Watch, *, as_json: bool, png: Path | None
-) -> bool:
+    vary: str, options: AgeingOptions, watch: Watch, *, as_json: bool
+) -> dict[Any, Result]:
     """Age once for each threshold or placement, and show them side by side."""
     if vary == "promote":
         by_percent = {
@@ -263,14 +290,10 @@ def _compare(
         }
         results: dict[Any, Result] = dict(by_percent)
         columns, rows = report.curve_table(by_percent)
-        if png is not None:
-            report.write_curve_plot(by_percent, png)
     else:
         by_name = {name: run(replace(options, placement=name), watch) for name in PLACEMENTS}
         results = dict(by_name)
         columns, rows = report.placement_table(by_name)
-        if png is not None:
-            report.write_placement_plot(by_name, png)
     if as_json:
         documents = {str(value): result.document() for value, result in results.items()}
         if vary == "promote":
@@ -280,7 +303,7 @@ def _compare(
         click.echo(json.dumps(document, indent=2))
     else:
         table.table(columns, rows)
-    return True
+    return results
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from pmemfs.dead_mounts import validate_alive
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Volume
 from pmemfs.fuse.attributes import COMPACT
@@ -72,6 +73,7 @@ def compact_command(target: str, as_json: bool) -> None:
 def _mounted_directory(target: str) -> str | None:
     """Return where the target is mounted, None for an image that is not."""
     mount = find_mount_of(target)
+    validate_alive(target if mount is None else mount.directory)
     if mount is None and os.path.isdir(target):
         raise PmemfsError(errno.EINVAL, f"no pmemfs is mounted on {target}")
     return None if mount is None else mount.directory

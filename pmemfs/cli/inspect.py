@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import click
 
 from pmemfs import inspect
 from pmemfs.cli import inspect_device, inspect_maps, inspect_text, inspect_top
-from pmemfs.errors import PmemfsError
+from pmemfs.cli.numbers import NumberRange
 from pmemfs.inspect.collect import View
 from pmemfs.inspect.extents import SORT_KEYS
 from pmemfs.inspect.heads import KIND_NAMES
@@ -62,7 +61,9 @@ def _view(command: Command) -> Command:
 
 def _picture(command: Command) -> Command:
     path = click.Path(dir_okay=False, writable=True)
-    return click.option("--png", type=path, metavar="FILE", help="Write a picture.")(command)
+    return click.option(
+        "--png", type=path, metavar="FILE", help="Write a picture; with --json as well."
+    )(command)
 
 
 def _most_cells(as_json: bool, png: str | None, fitting: int) -> int:
@@ -72,39 +73,52 @@ def _most_cells(as_json: bool, png: str | None, fitting: int) -> int:
     return MOST_CELLS if as_json else fitting
 
 
-def _drawn(png: str | None, view: str, render: Render) -> Render:
-    """Return what shows a view: the renderer given, or one that writes a picture."""
+def _drawing(png: str | None, view: str) -> Render | None:
+    """Return what writes the picture, if one is wanted and can be written."""
     if png is None:
-        return render
+        return None
     # imported late: only pictures need what draws them
-    from pmemfs.bench.output import validate_picture
+    from pmemfs.bench.picture import validate_picture
     from pmemfs.cli import inspect_plots
 
-    validate_picture(Path(png))
+    path = Path(png)
+    validate_picture(path)
     write = {"map": inspect_plots.write_map, "wear": inspect_plots.write_wear}[view]
-
-    def draw(data: dict[str, Any]) -> None:
-        try:
-            write(data, png)
-        except OSError as error:
-            if isinstance(error, PmemfsError):
-                raise
-            raise PmemfsError(
-                error.errno or errno.EIO, f"cannot write {png}: {error.strerror}"
-            ) from error
-        click.echo(png)
-
-    return draw
+    return lambda data: write(data, path)
 
 
-def _show(image: str, as_json: bool, view: View, render: Callable[[dict[str, Any]], None]) -> None:
-    with inspect.Reader(image) as reader:
-        data = inspect.collect(reader, view)
+def _show(image: str, as_json: bool, view: View, render: Render) -> None:
+    data = _collect(image, view)
     if as_json:
-        click.echo(json.dumps(data, indent=2))
+        _print_json(data)
     else:
         render(data)
         inspect_text.render_state(data)
+
+
+def _show_or_draw(
+    image: str, as_json: bool, png: str | None, name: str, view: View, render: Render
+) -> None:
+    """Show a view; or draw it, and as JSON as well if that is asked for."""
+    draw = _drawing(png, name)
+    if draw is None:
+        return _show(image, as_json, view, render)
+    data = _collect(image, view)
+    if as_json:
+        _print_json(data)
+    draw(data)
+    click.echo(png, err=as_json)
+    if not as_json:
+        inspect_text.render_state(data)
+
+
+def _collect(image: str, view: View) -> dict[str, Any]:
+    with inspect.Reader(image) as reader:
+        return inspect.collect(reader, view)
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    click.echo(json.dumps(data, indent=2))
 
 
 @inspect_command.command("usage")
@@ -147,7 +161,8 @@ def map_command(
     most = cells or _most_cells(as_json, png, per_row * rows)
     plain = letters or not inspect_device.uses_colour()
     render = partial(inspect_device.render_map, letters=plain)
-    _show(image, as_json, partial(inspect.device_map, most_cells=most), _drawn(png, "map", render))
+    view = partial(inspect.device_map, most_cells=most)
+    _show_or_draw(image, as_json, png, "map", view, render)
 
 
 @inspect_command.command("wear", short_help="Show where the device is written.")
@@ -173,12 +188,12 @@ def wear_command(image: str, as_json: bool, png: str | None, letters: bool, top:
     plain = letters or not inspect_device.uses_colour()
     render = partial(inspect_device.render_wear, letters=plain)
     view = partial(inspect.wear, hottest=top, most_cells=most)
-    _show(image, as_json, view, _drawn(png, "wear", render))
+    _show_or_draw(image, as_json, png, "wear", view, render)
 
 
 @inspect_command.command("top", short_help="Watch what a mount is doing.")
 @_view
-@click.option("--interval", "interval_s", type=click.FloatRange(0.1, 3600), default=1.0,
+@click.option("--interval", "interval_s", type=NumberRange(0.1, 3600), default=1.0,
               show_default=True, metavar="SECONDS", help="Between two samples.")  # fmt: skip
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N samples.")
 @click.option("--top", type=click.IntRange(0, 1000), default=10, show_default=True,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pmemfs.bench.output import load_matplotlib
+from pmemfs.bench.picture import load_matplotlib, save_picture
 from pmemfs.cli.inspect_device import COLOURS, hottest_sentence
 from pmemfs.inspect.map import CLASSES
 from pmemfs.units import format_size
 
 Data = dict[str, Any]
 
-_DPI = 120
 _PAPER = (0.97, 0.97, 0.97)
 _EMPTY = (0.90, 0.90, 0.90)
 
@@ -24,7 +24,7 @@ def _columns(n_cells: int) -> int:
     return 1 << max(4, math.ceil(math.log2(math.sqrt(2 * n_cells))))
 
 
-def write_map(data: Data, path: str) -> None:
+def write_map(data: Data, path: Path) -> None:
     """Write the view ``map``: a square for each cell, paler where it is less full."""
     pyplot = load_matplotlib()
     cells = data["cells"]
@@ -52,8 +52,7 @@ def write_map(data: Data, path: str) -> None:
     labels = [f"{name}: {data['totals'][name]:,}" for name in CLASSES]
     figure.legend(handles, labels, loc="lower center", ncols=len(CLASSES), fontsize=8)
     figure.tight_layout(rect=(0, 0.06, 1, 1))
-    figure.savefig(path, dpi=_DPI, bbox_inches="tight")
-    pyplot.close(figure)
+    save_picture(figure, path, bbox_inches="tight")
 
 
 def _rgb(name: str) -> tuple[float, ...]:
@@ -80,7 +79,7 @@ def _label_extents(axes: Any, data: Data, columns: int, rows: int) -> None:
     axes.set_ylabel("extent")
 
 
-def write_wear(data: Data, path: str) -> None:
+def write_wear(data: Data, path: Path) -> None:
     """Write the view ``wear``: lines by place, and by rank of the extent."""
     pyplot = load_matplotlib()
     figure, (places, ranks) = pyplot.subplots(1, 2, figsize=(12, 4.5), width_ratios=(3, 2))
@@ -104,5 +103,4 @@ def write_wear(data: Data, path: str) -> None:
         f"{_name(data)}: {data['lines']:,} lines in {data['worn_extents']:,} extents", fontsize=10
     )
     figure.tight_layout()
-    figure.savefig(path, dpi=_DPI, bbox_inches="tight")
-    pyplot.close(figure)
+    save_picture(figure, path, bbox_inches="tight")

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 
+from pmemfs.dead_mounts import validate_alive
 from pmemfs.device import MappedDevice
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import leaf
@@ -87,6 +88,7 @@ def format_image(
 
 
 def _open_new(path: str, force: bool) -> tuple[int, bool]:
+    validate_alive(path)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     try:
         return os.open(path, flags | os.O_EXCL, 0o600), True

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
 
+from pmemfs.dead_mounts import validate_alive
 from pmemfs.errors import PmemfsError
 from pmemfs.inspect.text import printable
 
@@ -84,6 +85,7 @@ def log_to_file(path: Path) -> None:
 
 def make_log_folder(path: Path) -> None:
     """Make the folder of a log file; raises `PmemfsError` with what to do."""
+    validate_alive(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))

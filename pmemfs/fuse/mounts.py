@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from pmemfs.dead_mounts import validate_alive
 from pmemfs.errors import PmemfsError
 from pmemfs.fuse import registry
 from pmemfs.fuse.options import SUBTYPE
@@ -78,13 +79,14 @@ def find_mount_of(path: str) -> Mount | None:
 
 
 def find_directory(path: str) -> str:
-    """Return the directory on which a pmemfs is mounted, of that directory or of its image.
+    """Return the directory on which a pmemfs is mounted and alive, of that or of its image.
 
     Raises `PmemfsError` with what to do if there is none.
     """
     mount = find_mount_of(path)
     if mount is None:
         raise PmemfsError(errno.EINVAL, f"no pmemfs is mounted on {path}, nor from it")
+    validate_alive(mount.directory)
     return mount.directory
 
 
@@ -99,6 +101,7 @@ def _real_path(directory: str) -> str:
 
 def validate_mount_point(directory: str) -> None:
     """Raise `PmemfsError` with what to do unless a file system can be mounted there."""
+    validate_alive(directory)
     try:
         is_directory = os.path.isdir(directory) or not os.stat(directory)
     except FileNotFoundError:
@@ -106,12 +109,6 @@ def validate_mount_point(directory: str) -> None:
             errno.ENOENT, f"there is no directory {directory}: make it first (mkdir {directory})"
         ) from None
     except OSError as error:
-        if error.errno == errno.ENOTCONN:
-            raise PmemfsError(
-                errno.ENOTCONN,
-                f"a dead mount is in the way on {directory} (its daemon has gone): "
-                f"remove it with pmemfs umount {directory}",
-            ) from None
         raise PmemfsError(
             error.errno or errno.EIO, f"cannot use {directory}: {error.strerror}"
         ) from error

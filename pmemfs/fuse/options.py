@@ -11,12 +11,13 @@ from pmemfs.errors import PmemfsError
 from pmemfs.fs.damage import ERRORS, Errors
 from pmemfs.fs.placement import DEFAULT_THRESHOLD_PAGES, threshold_pages
 from pmemfs.layout.records import Persist
+from pmemfs.reclaim.plan import LEAST_CAP
 
 HELP = """\
 ro, rw                 read-only: writes nothing, not even the journal's replay; or not
 idle=SECONDS           give page descriptors back after this time (30)
-descriptors=NUMBER     keep at most so many page descriptors, 512 for each split extent; above
-                       that the coldest go first
+descriptors=NUMBER     keep at most so many page descriptors, 512 or more; they come by 512 for
+                       each split extent, and above that the coldest extents go first
 noatime, relatime      do not keep access times (default), or as relatime does
 promote=PERCENT        a 2 MiB piece of a file becomes a whole extent when this much of it is
                        populated (56)
@@ -53,6 +54,9 @@ MS_NOSUID = 2
 MS_NODEV = 4
 CACHE_MODES = ("writeback", "writethrough", "none")
 PERSIST_MODES = {mode.name.lower(): mode for mode in Persist}
+_SWITCHES = {
+    "ro", "rw", "noatime", "relatime", "noxattr", "allow_other", "default_permissions",
+}  # fmt: skip
 _IGNORED = {"rw", "defaults", "auto", "noauto", "user", "nouser", "users", "_netdev", "nofail"}
 
 
@@ -137,6 +141,8 @@ def parse(texts: list[str], image: str) -> MountOptions:
 
 
 def _apply(options: MountOptions, name: str, value: str | None) -> None:
+    if value is not None and (name in _SWITCHES or name in KERNEL_FLAGS):
+        raise PmemfsError(errno.EINVAL, f"the mount option {name} takes no value")
     if name == "ro":
         options.read_only = True
     elif name in ("noatime", "relatime"):
@@ -144,7 +150,7 @@ def _apply(options: MountOptions, name: str, value: str | None) -> None:
     elif name == "idle":
         options.idle_s = _number(name, value, 0, 10**6)
     elif name == "descriptors":
-        options.most_descriptors = int(_number(name, value, 0, 2**40))
+        options.most_descriptors = _whole_number(name, value, LEAST_CAP, 2**40)
     elif name == "promote":
         options.threshold_pages = threshold_pages(_number(name, value, 1, 100))
     elif name == "cache":
@@ -168,7 +174,7 @@ def _apply(options: MountOptions, name: str, value: str | None) -> None:
             raise PmemfsError(errno.EINVAL, f"the mount option {name} wants a name")
         setattr(options, name, value)
     elif name in ("uid", "gid"):
-        setattr(options, name, int(_number(name, value, 0, 2**32 - 2)))
+        setattr(options, name, _whole_number(name, value, 0, 2**32 - 2))
     elif name in ("allow_other", "default_permissions"):
         setattr(options, name, True)
     elif name in KERNEL_FLAGS:
@@ -177,6 +183,16 @@ def _apply(options: MountOptions, name: str, value: str | None) -> None:
         raise PmemfsError(
             errno.EINVAL, f"unknown mount option '{name}'; pmemfs mount --help lists them"
         )
+
+
+def _whole_number(name: str, value: str | None, least: int, most: int) -> int:
+    text = value or ""
+    is_whole = text.isascii() and text.isdecimal() and len(text) <= len(str(most))
+    if not (is_whole and least <= int(text) <= most):
+        raise PmemfsError(
+            errno.EINVAL, f"the mount option {name} wants a whole number from {least} to {most}"
+        )
+    return int(text)
 
 
 def _number(name: str, value: str | None, least: float, most: float) -> float:

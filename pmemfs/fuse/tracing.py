@@ -79,8 +79,13 @@ _REASONS = {
     errno.EROFS: "it is mounted read-only: nothing is kept of accesses",
     errno.EOPNOTSUPP: "it is mounted with noxattr, or by an older pmemfs; mount it again without",
     errno.ENOTCONN: "its daemon has gone",
-    errno.ENODATA: "its daemon has stopped recording: nobody asked for a while",
+    errno.ECONNABORTED: "its daemon has ended",
+    errno.ENODATA: "its daemon records no more: nobody asked for a while, or it was unmounted",
 }
+
+
+class RecordingLostError(PmemfsError):
+    """The daemon records no more; what has been fetched is all there will be."""
 
 
 class Recording:
@@ -94,8 +99,11 @@ class Recording:
     @contextlib.contextmanager
     def started(self) -> Iterator[Recording]:
         """Begin, and end whatever happens; raises `PmemfsError` with what is in the way."""
-        with self._explained():
+        try:
             os.setxattr(self._directory, TRACE, b"on")
+        except OSError as error:
+            code, reason = _reason(error)
+            raise PmemfsError(code, f"cannot record on {self._directory}: {reason}") from error
         try:
             yield self
         finally:
@@ -103,10 +111,17 @@ class Recording:
                 os.removexattr(self._directory, TRACE)
 
     def fetch(self) -> Iterator[bytes]:
-        """Iterate the records made since the last call, in pieces of many."""
+        """Iterate the records made since the last call; raises `RecordingLostError`."""
         while True:
-            with self._explained():
+            try:
                 answer = os.getxattr(self._directory, _AT + str(self._next).encode())
+            except OSError as error:
+                code, reason = _reason(error)
+                raise RecordingLostError(
+                    code,
+                    f"cannot go on recording on {self._directory}: {reason}; what was recorded "
+                    "until then is kept",
+                ) from error
             self.dropped = TRACE_ANSWER.unpack(answer)["dropped"]
             records = answer[TRACE_ANSWER.size_bytes :]
             if records:
@@ -116,11 +131,7 @@ class Recording:
             if count < _MOST:
                 return
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            code = error.errno or errno.EIO
-            reason = _REASONS.get(code, error.strerror)
-            raise PmemfsError(code, f"cannot record on {self._directory}: {reason}") from error
+
+def _reason(error: OSError) -> tuple[int, str]:
+    code = error.errno or errno.EIO
+    return code, _REASONS.get(code) or os.strerror(code)

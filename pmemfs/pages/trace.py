@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pmemfs.dead_mounts import validate_alive
 from pmemfs.errors import PmemfsError
 from pmemfs.layout.record import Field, Record
 
@@ -107,6 +108,7 @@ def read_trace(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Trace]:
     A last record that was cut short is left out. Raises `PmemfsError` for what is no trace.
     """
     name = os.fspath(path)
+    validate_alive(name)
     try:
         data = Path(path).read_bytes()
     except OSError as error:

@@ -37,6 +37,7 @@ DISCARD_BACKLOG = 64
 SHORT_SHARE = 0.01
 MOVES_PER_WRITE = 0.5
 OWNABLE_PAGES = PAGES_PER_EXTENT - 1
+LEAST_CAP = PAGES_PER_EXTENT
 _BATCH = 64
 _SPLIT = int(PageFlag.SPLIT)
 _REFERENCED = int(PageFlag.REFERENCED)
@@ -116,17 +117,20 @@ class Situation:
 
 @dataclass(frozen=True)
 class Policy:
-    """What people choose: the idle time in s, and the most page descriptors, None for any."""
+    """What people choose: the idle time in s, and the most page descriptors, None for any.
+
+    These are at least `LEAST_CAP`, one split table: a split never fails.
+    """
 
     idle_s: float = 30.0
     most_descriptors: int | None = None
 
     @property
     def most_tables(self) -> int | None:
-        """The most split tables; at least one, since a split never fails."""
+        """The most split tables that together are no more page descriptors than may be."""
         if self.most_descriptors is None:
             return None
-        return max(1, self.most_descriptors // PAGES_PER_EXTENT)
+        return self.most_descriptors // PAGES_PER_EXTENT
 
 
 def plan(situation: Situation, columns: Columns, policy: Policy) -> list[Step] | float:

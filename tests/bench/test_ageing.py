@@ -18,6 +18,7 @@ from pmemfs.bench.ageing.run import OURS, AgeingOptions, replay, run
 from pmemfs.bench.ageing.store import measure_owners
 from pmemfs.bench.ageing.trace import Recorded, Trace
 from pmemfs.cli import main
+from pmemfs.fs.placement import PLACEMENTS
 from pmemfs.fsck import check
 from pmemfs.image import Image
 from pmemfs.layout.geometry import PAGES_PER_EXTENT
@@ -358,12 +359,29 @@ def test_wrong_arguments(arguments: str, reason: str) -> None:
     assert reason in done.stderr
 
 
-@pytest.mark.parametrize("name", ["no such/x.png", "x.xyz"])
+@pytest.mark.parametrize("name", ["no such/x.png", "x.xyz", "second.png"])
 def test_a_picture_that_cannot_be_written_is_refused_at_once(tmp_path: Path, name: str) -> None:
-    pytest.importorskip("matplotlib")
-    done = ageing("--png", str(tmp_path / name), "--overwrites", "1000")
+    (tmp_path / "second-bounds.png").mkdir()
+    done = ageing("--png", str(tmp_path / name), "--overwrites", "1000", "--sizes", "both")
     assert done.exit_code == 1
+    assert done.stderr.startswith("pmemfs: cannot write ")
     assert done.stderr.count("\n") == 1
+    assert not done.stdout
+
+
+@pytest.mark.filterwarnings("default")  # matplotlib's own
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_results_are_there_though_the_picture_fails(tmp_path: Path, more: tuple[str, ...]) -> None:
+    path = tmp_path / "x.png"
+    path.symlink_to("/dev/full")
+    words = ("--vary", "placement", "--overwrites", "0.1", "--png", str(path))
+    done = ageing(*words, *more)
+    assert done.exit_code == 3
+    assert f"\npmemfs: cannot write {path}: No space left on device\n" in f"\n{done.stderr}"
+    if more:
+        assert list(json.loads(done.stdout)["runs"]) == list(PLACEMENTS)
+    else:
+        assert "directory" in done.stdout
 
 
 def test_a_plot_without_matplotlib_is_refused_at_once(
@@ -381,7 +399,6 @@ def test_a_plot_without_matplotlib_is_refused_at_once(
     [("--rivals", "first-fit", "--sizes", "both"), ("--vary", "promote"), ("--vary", "placement")],
 )
 def test_plots(tmp_path: Path, more: tuple[str, ...]) -> None:
-    pytest.importorskip("matplotlib")
     ageing("--png", str(tmp_path / "plot.png"), *more)
     names = ["plot.png"] if "--vary" in more else ["plot-bounds.png", "plot.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names

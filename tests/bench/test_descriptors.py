@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import tempfile
 import tomllib
@@ -21,8 +22,10 @@ from pmemfs.bench.descriptors.accesses import (
     recorded,
     summary,
     synthetic,
+    usable_extents,
 )
 from pmemfs.bench.descriptors.compound import Memdesc, MemdescRuns, VmemmapDedup
+from pmemfs.bench.descriptors.crossing import LARGE_BYTES, crossing, crossing_note
 from pmemfs.bench.descriptors.device import (
     LineRanges,
     TallyDevice,
@@ -36,12 +39,13 @@ from pmemfs.bench.descriptors.measure import (
     LARGEST_BYTES,
     SCHEMES,
     Plan,
-    crossings,
     measure,
     touch_all,
 )
+from pmemfs.bench.descriptors.plots import make_folder, write_plots
 from pmemfs.bench.descriptors.report import notes, sections
 from pmemfs.bench.descriptors.scheme import DIRTY, FREED, WHOLE, WRITE, Scheme
+from pmemfs.bench.picture import load_matplotlib
 from pmemfs.cli import main
 from pmemfs.errors import PmemfsError
 from pmemfs.pages.trace import TRACE_RECORD, read_trace, write_header
@@ -448,10 +452,12 @@ def test_wear_is_of_all_lines_stored(document: dict) -> None:
         assert 0.01 <= wear["hottest_1_percent_share"] <= 1
 
 
-def test_where_inverted_stops_winning(document: dict) -> None:
-    shares = crossings(document)
-    assert shares["memdesc"] is not None  # on so small a device the reserve alone is 0.8 %
-    assert shares["memdesc-runs"] is not None
+def test_the_sweep_is_what_arithmetic_says(document: dict) -> None:
+    for name, scheme in document.items():
+        for row in scheme["sweep"]:
+            small, whole = map(len, extents_in_use(SIZE, row["split_share"]))
+            counts = np.array([small]), np.array([whole])
+            assert SCHEMES[name].swept_bytes(SIZE, *counts, 3.2) == [row["total_bytes"]], name
     sweep = {name: [row["total_bytes"] for row in document[name]["sweep"]] for name in document}
     assert sweep["inverted"][0] == SIZE // 2**21 * 64 + 2 * MIB
     assert sweep["flat"] == [SIZE // 64] * 3
@@ -460,22 +466,77 @@ def test_where_inverted_stops_winning(document: dict) -> None:
     assert sweep["inverted"][2] == SIZE // 2**21 * 64 + tables + n_small * 4096
 
 
-def test_crossings_are_between_the_shares_measured() -> None:
-    def swept(*totals: int) -> dict:
-        shares = (0.0, 0.1, 0.5, 1.0)
-        rows = [{"split_share": s, "total_bytes": t} for s, t in zip(shares, totals)]
-        return {"sweep": rows}
+@pytest.mark.parametrize("pages", [1.0, 2.0, 3.2, 7.5])
+def test_arithmetic_knows_how_runs_are_cut(tmp_path: Path, pages: float) -> None:
+    (tmp_path / "device").touch()
+    scheme = MemdescRuns(tmp_path / "device", SIZE)
+    scheme.run_pages = pages
+    scheme.initialise()
+    touch_all(scheme, np.arange(7), np.arange(7, 20))
+    (arithmetic,) = MemdescRuns.swept_bytes(SIZE, np.array([7]), np.array([13]), pages)
+    assert sum(scheme.parts().values()) == arithmetic
+    scheme.close()
 
-    document = {
-        "inverted": swept(0, 10, 50, 100),
-        "flat": swept(100, 100, 100, 100),
-        "memdesc": swept(20, 29, 65, 110),
-        "memdesc-runs": swept(20, 22, 30, 40),
+
+@pytest.mark.parametrize(
+    ("rival", "share"),
+    [
+        # in KiB for each 2 MiB, of which files use 64 in 65
+        (Flat, (32 - 1 / 16) / 36 * 65 / 64),
+        (VmemmapDedup, 8 / (36 - 24) * 65 / 64),
+    ],
+)
+def test_where_inverted_stops_winning_on_a_large_device(rival: type[Scheme], share: float) -> None:
+    found = crossing(rival, LARGE_BYTES, 3.2)
+    assert found == (pytest.approx(share, abs=0.001), pytest.approx(share, abs=0.001))
+
+
+def test_where_the_steps_of_a_small_device_put_the_crossing() -> None:
+    size = 2 * GIB
+    wins_to, loses_from = crossing(VmemmapDedup, size, 3.2)
+    assert wins_to is not None
+    assert loses_from is not None
+    n = usable_extents(size)
+
+    def gap(share: float) -> int:
+        small = np.array([round(share * n)])
+        ours, theirs = (
+            scheme.swept_bytes(size, small, n - small, 3.2) for scheme in (Inverted, VmemmapDedup)
+        )
+        return int(ours[0] - theirs[0])
+
+    assert gap(wins_to) <= 0 < gap(wins_to + 1 / n)
+    assert gap(loses_from - 1 / n) <= 0 < gap(loses_from)
+
+
+def test_what_is_said_of_a_crossing_does_not_depend_on_the_shares_measured(document: dict) -> None:
+    few = {
+        name: scheme | {"sweep": [scheme["sweep"][0], scheme["sweep"][-1]]}
+        for name, scheme in document.items()
     }
-    shares = crossings(document)
-    assert shares["flat"] is None
-    assert shares["memdesc"] is None
-    assert shares["memdesc-runs"] == pytest.approx(0.25)
+    said = [line for line in notes(document) if line.startswith("inverted takes")]
+    assert said == [line for line in notes(few) if line.startswith("inverted takes")]
+    assert len(said) == len(SCHEMES) - 1
+    assert said[0].startswith("inverted takes more than flat above 90.1% split on 1 TiB, above ")
+
+
+class Cheap(Flat):
+    """A rival that takes less than inverted, whatever is split."""
+
+    @classmethod
+    def initial_bytes(cls, size_bytes: int) -> int:
+        return 1
+
+
+def test_a_rival_that_always_or_never_takes_less() -> None:
+    assert crossing(Memdesc, LARGE_BYTES, 3.2) == (1.0, None)
+    assert crossing_note(Memdesc, LARGE_BYTES, 3.2) == (
+        "inverted takes no more than memdesc at any share of split extents"
+    )
+    assert crossing(Cheap, LARGE_BYTES, 3.2) == (None, 0.0)
+    assert crossing_note(Cheap, LARGE_BYTES, 3.2) == (
+        "inverted takes more than flat at any share of split extents"
+    )
 
 
 def test_with_runs_memdesc_takes_a_third_of_what_it_takes_without(tmp_path: Path) -> None:
@@ -520,7 +581,7 @@ def test_lookups_are_on_as_many_extents(document: dict) -> None:
 def test_verdicts(document: dict) -> None:
     text = "\n".join(notes(document))
     assert "whatever is split" not in text
-    assert "inverted takes more than memdesc-runs at any share" in text  # on so small a device
+    assert "on 1 TiB, at any share of split extents on 256 MiB" in text  # on so small a device
     assert "keeps 2 MiB in reserve, 0.781% of the 256 MiB" in text
     assert "above 0.0% split" not in text
     assert "with the rest of their extents" in text
@@ -663,7 +724,6 @@ def test_json_is_an_object_with_a_key_for_each_scheme(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("default")  # matplotlib's own
 def test_tables_and_pictures(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     words = ("--quick", "--size", "256M", "--seconds", "2", "--only", "inverted,flat")
     result = command(*words, "--plots", tmp_path / "p", "--dir", tmp_path)
     assert result.exit_code == 0, result.output
@@ -674,10 +734,31 @@ def test_tables_and_pictures(tmp_path: Path) -> None:
     assert pictures == ["bytes.png", "initialise.png", "wear.png"]
 
 
+@pytest.mark.filterwarnings("default")  # matplotlib's own
+def test_labels_of_sizes_do_not_reach_into_each_other(
+    document: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also with sizes as close as --size makes them; the last is what a host allows."""
+    sizes = [GIB, GIB * 5 // 4, 16 * GIB, 17 * GIB, 24 * GIB, 16 * TIB - 2 * MIB, 16 * TIB]
+    rows = [document["flat"]["initialise"][0] | {"device_bytes": size} for size in sizes]
+    pyplot = load_matplotlib()
+    monkeypatch.setattr(pyplot, "close", lambda figure: None)
+    make_folder(tmp_path)
+    write_plots({"flat": document["flat"] | {"initialise": rows}}, tmp_path)
+    monkeypatch.undo()
+    (axes,) = pyplot.figure(pyplot.get_fignums()[1]).axes
+    labels = [label for label in axes.get_xticklabels() if label.get_text()]
+    boxes = [label.get_window_extent() for label in labels]
+    assert [label.get_text() for label in labels] == ["1 GiB", "16 GiB", "16.00 TiB"]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+    pyplot.close("all")
+
+
 def test_plots_in_a_file_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     (tmp_path / "file").write_text("mine")
-    for folder, code in ((tmp_path / "file", 2), (tmp_path / "file" / "p", 1)):
+    (tmp_path / "q" / "wear.png").mkdir(parents=True)
+    wrong = ((tmp_path / "file", 2), (tmp_path / "file" / "p", 1), (tmp_path / "q", 1))
+    for folder, code in wrong:
         result = command("--quick", "--only", "flat", "--plots", folder)
         assert (result.exit_code, result.stdout) == (code, "")
         assert "flat: initialise" not in result.stderr
@@ -687,8 +768,8 @@ def test_plots_in_a_file_are_refused_before_anything_is_measured(tmp_path: Path)
 
 @pytest.mark.filterwarnings("default")  # matplotlib's own
 def test_tables_are_printed_though_pictures_fail(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    (tmp_path / "p" / "bytes.png").mkdir(parents=True)
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "bytes.png").symlink_to("/dev/full")
     words = ("--quick", "--size", "256M", "--seconds", "2", "--only", "flat", "--dir", tmp_path)
     result = command(*words, "--plots", tmp_path / "p")
     assert result.exit_code == 1

@@ -9,7 +9,6 @@ from pmemfs.bench import fio, output
 from pmemfs.bench.ratios import Kind, Measure
 from pmemfs.bench.rounds import Results
 from pmemfs.bench.workloads import Outcome
-from pmemfs.errors import PmemfsError
 
 STAT = Measure("stat", "/s", Kind.STAT)
 CREATE = Measure("create", "/s", Kind.METADATA)
@@ -90,13 +89,6 @@ def test_environment_names_the_machine() -> None:
 
 @pytest.mark.filterwarnings("default")  # matplotlib's own
 def test_chart(results: Results, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     path = tmp_path / "chart.png"
     output.write_chart(results, path)
     assert path.read_bytes().startswith(b"\x89PNG")
-
-
-def test_no_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    with pytest.raises(PmemfsError, match=r"pip install 'pmemfs\[plot\]'"):
-        output.load_matplotlib()

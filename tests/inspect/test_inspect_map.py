@@ -1,12 +1,14 @@
 """The view map: classes of extents, groups of them, and how they are drawn."""
 
 import io
+import json
 import sys
 
 import pytest
 from click.testing import CliRunner
 from hand_built import MIB, HandBuilt, daemon
 
+from pmemfs.bench.picture import load_matplotlib
 from pmemfs.cli import inspect_device, main
 from pmemfs.inspect import Reader, device_map
 from pmemfs.inspect.map import CLASSES, group_for
@@ -144,9 +146,19 @@ def test_colours_on_a_terminal(monkeypatch, used, look):
 @pytest.mark.filterwarnings("default")  # matplotlib's own
 @pytest.mark.parametrize("view", ["map", "wear"])
 def test_pictures(used, tmp_path, view):
-    pytest.importorskip("matplotlib")
     path = tmp_path / "picture.png"
     assert draw(view, used.path, "--png", path) == f"{path}\n"
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("default")  # matplotlib's own
+@pytest.mark.parametrize("view", ["map", "wear"])
+def test_a_picture_and_json(used, tmp_path, view):
+    path = tmp_path / "picture.png"
+    words = ["inspect", view, str(used.path), "--png", str(path), "--json"]
+    result = CliRunner().invoke(main, words)
+    assert json.loads(result.stdout)["n_extents"] == 32
+    assert result.stderr == f"{path}\n"
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
@@ -160,7 +172,6 @@ def test_pictures(used, tmp_path, view):
     ],
 )
 def test_picture_that_cannot_be_written(used, monkeypatch, tmp_path, view, name, sentence):
-    pytest.importorskip("matplotlib")
     monkeypatch.setattr("pmemfs.inspect.Reader", None)  # it is said before the work
     words = ["inspect", view, str(used.path), "--png", str(tmp_path / name)]
     result = CliRunner().invoke(main, words)
@@ -172,7 +183,6 @@ def test_picture_that_cannot_be_written(used, monkeypatch, tmp_path, view, name,
 
 @pytest.mark.filterwarnings("default")  # matplotlib's own
 def test_picture_on_a_full_device(used, tmp_path):
-    pytest.importorskip("matplotlib")
     path = tmp_path / "x.png"
     path.symlink_to("/dev/full")
     result = CliRunner().invoke(main, ["inspect", "map", str(used.path), "--png", str(path)])
@@ -182,7 +192,7 @@ def test_picture_on_a_full_device(used, tmp_path):
 
 @pytest.mark.filterwarnings("default")  # matplotlib's own
 def test_both_panels_of_wear_say_what_they_show(used, look, monkeypatch, tmp_path):
-    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot = load_matplotlib()
     monkeypatch.setattr(pyplot, "close", lambda figure: None)
     CliRunner().invoke(main, ["inspect", "wear", str(used.path), "--png", str(tmp_path / "x.png")])
     places, ranks = pyplot.gcf().axes

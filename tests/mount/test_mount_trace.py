@@ -97,6 +97,60 @@ def test_one_at_a_time_and_for_the_owner(mount: Mounted, tmp_path: Path) -> None
         os.removexattr(mount.directory, NAME)
 
 
+def test_a_start_that_fails_leaves_the_old_trace(mount: Mounted, tmp_path: Path) -> None:
+    trace, made = tmp_path / "t", tmp_path / "made"
+    trace.write_text("the old one")
+    missing = ("trace", "record", mount.directory, "-o", trace, "--", "/no/program")
+    assert "cannot run /no/program" in run(*missing, check=False).stderr
+    assert trace.read_text() == "the old one"
+    os.setxattr(mount.directory, NAME, b"on")
+    try:
+        busy = ("trace", "record", mount.directory, "-o", trace, "--", "touch", made)
+        assert "somebody else records" in run(*busy, check=False).stderr
+    finally:
+        os.removexattr(mount.directory, NAME)
+    assert trace.read_text() == "the old one"
+    assert not made.exists(), "the command begins after the recording"
+
+
+def test_the_end_of_the_time_is_no_failure(mount: Mounted, tmp_path: Path) -> None:
+    words = ("trace", "record", mount.directory, "-o", tmp_path / "t", "--seconds", "0.3", "--")
+    done = run(*words, "sleep", "30")
+    assert done.stderr.startswith("the command was ended: 0.3 s are over\n")
+    assert trace_of(tmp_path / "t")["records"] == 0
+    assert run(*words, "sh", "-c", "exit 4", check=False).returncode == 4
+
+
+def test_a_trace_that_its_disk_cannot_take(mount: Mounted, tmp_path: Path) -> None:
+    (tmp_path / "t").symlink_to("/dev/full")
+    words = ("trace", "record", mount.directory, "-o", tmp_path / "t", "--", "true")
+    done = run(*words, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"pmemfs: cannot write {tmp_path / 't'}: No space left on device\n"
+
+
+@pytest.mark.parametrize("mounted_class", [FusepyMounted, NativeMounted])
+def test_the_daemon_ends_while_it_is_recorded(mounted_class: type[Mounted], tmp_path: Path) -> None:
+    trace = tmp_path / "t"
+    with scratch() as folder:
+        one = mounted_class(folder)
+        one.mount("cache=none")
+        script = f"echo 1 > {one.directory}/a; sleep 0.5; kill -9 {one.pid}; exec sleep 30"
+        try:
+            done = run(
+                *("trace", "record", one.directory, "-o", trace, "--", "sh", "-c", script),
+                check=False,
+            )
+        finally:
+            run("umount", one.directory)
+    assert done.returncode == 1
+    told, reason = done.stderr.splitlines()
+    assert told.startswith(f"{trace}: ")
+    assert reason.startswith(f"pmemfs: cannot go on recording on {one.directory}: its daemon has ")
+    assert reason.endswith("what was recorded until then is kept")
+    assert trace_of(trace)["writes"]["records"] >= 1
+
+
 def test_below_the_root_it_is_an_attribute_like_any_other(mount: Mounted) -> None:
     path = mount.directory / "file"
     path.touch()
@@ -117,6 +171,7 @@ def test_what_cannot_be_recorded(mount: Mounted, tmp_path: Path) -> None:
         assert done.returncode == 1, done
         assert sentence in done.stderr
         assert done.stderr.count("\n") == 1
+        assert not list(tmp_path.iterdir())
     os.setxattr(mount.directory, NAME, b"on")  # the last one left nothing behind
     os.removexattr(mount.directory, NAME)
 
@@ -128,8 +183,10 @@ def test_options_that_exclude_it(mounted_class: type[Mounted], tmp_path: Path) -
         done = run("trace", "record", one.directory, "-o", tmp_path / "t", check=False)
         assert "mounted with noxattr" in done.stderr
         one.remount("ro")
+        (tmp_path / "t").write_text("the old one")
         done = run("trace", "record", one.directory, "-o", tmp_path / "t", check=False)
         assert "mounted read-only" in done.stderr
+        assert (tmp_path / "t").read_text() == "the old one"
         one.remount("allow_other")
         one.directory.chmod(0o777)
         assert errno_as_nobody(one.directory) == errno.EPERM

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pmemfs.bench.ageing import ext4, profile
 from pmemfs.bench.ageing.run import OURS, Result
 from pmemfs.bench.ageing.store import Sample
-from pmemfs.bench.output import load_matplotlib
+from pmemfs.bench.picture import load_matplotlib, save_picture
 from pmemfs.layout.geometry import PAGES_PER_EXTENT
 from pmemfs.units import format_size
 
@@ -283,8 +283,7 @@ def write_plot(result: Result, path: Path) -> None:
         axes.legend()
     figure.suptitle(heading(result))
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    save_picture(figure, path)
 
 
 def write_placement_plot(results: dict[str, Result], path: Path) -> None:
@@ -301,8 +300,7 @@ def write_placement_plot(results: dict[str, Result], path: Path) -> None:
     axes.grid(linewidth=0.3)
     axes.legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    save_picture(figure, path)
 
 
 def write_curve_plot(results: dict[int, Result], path: Path) -> None:
@@ -326,5 +324,4 @@ def write_curve_plot(results: dict[int, Result], path: Path) -> None:
     axes.grid(linewidth=0.3)
     axes.legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    save_picture(figure, path)

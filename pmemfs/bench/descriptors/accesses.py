@@ -44,12 +44,17 @@ class Accesses:
         return int(self.records["count"].sum())
 
 
-def extents_in_use(size_bytes: int, split_share: float) -> tuple[NDArray[np.int64], ...]:
-    """Return which extents are small and which whole, on a device in full use.
+def usable_extents(size_bytes: int) -> int:
+    """Return how many extents files use on a device in full use.
 
     A few are left for what a file system keeps for itself, and one for the split tables of 64.
     """
-    usable = max(2, (size_bytes // EXTENT_BYTES - SPARE_EXTENTS) * 64 // 65)
+    return max(2, (size_bytes // EXTENT_BYTES - SPARE_EXTENTS) * 64 // 65)
+
+
+def extents_in_use(size_bytes: int, split_share: float) -> tuple[NDArray[np.int64], ...]:
+    """Return which of the `usable_extents` are small and which whole."""
+    usable = usable_extents(size_bytes)
     order = np.random.default_rng(usable).permutation(usable).astype(np.int64)
     n_small = round(usable * split_share)
     return np.sort(order[:n_small]), np.sort(order[n_small:])

@@ -14,6 +14,7 @@ from pmemfs.bench.descriptors.scheme import (
     FREED,
     PRESENT,
     WHOLE,
+    Counts,
     Scheme,
     new_descriptor,
 )
@@ -138,6 +139,11 @@ class VmemmapDedup(Scheme):
         self._frontier += PAGE_BYTES
         return page
 
+    @classmethod
+    def swept_bytes(cls, size_bytes: int, small: Counts, whole: Counts, run_pages: float) -> Counts:
+        """Return six pages more for each extent that is split."""
+        return cls.initial_bytes(size_bytes) + small * cls.grows_by[0]
+
     def parts(self) -> dict[str, int]:
         """Return kept pages, pages of split extents, and page tables."""
         more = len(self._split) * (_VMEMMAP_PAGES - _KEPT_PAGES)
@@ -155,6 +161,11 @@ _FOLIO_BYTES = 80
 _FOLIOS_PER_PAGE = PAGE_BYTES // _FOLIO_BYTES
 _TYPE_FILE = 2
 _MISC = 1 << 60
+
+
+def _run_starts(pages: float) -> NDArray[np.int64]:
+    """Return where the runs of an extent begin, if they have so many pages in the mean."""
+    return np.unique(np.ceil(np.arange(0, PAGES_PER_EXTENT, pages)).astype(np.int64))
 
 
 class Memdesc(Scheme):
@@ -187,18 +198,27 @@ class Memdesc(Scheme):
         self._frontier = self._slabs
         self._free: list[int] = []
         self.folios = 0
-        self._cut_runs(self.folio_pages())
+        self._cut_runs()
         slab_pages = -(-self.n_pages // _FOLIOS_PER_PAGE)
         self.open(self._slabs + (slab_pages + 1) * PAGE_BYTES)
         self.device.store_pattern(0, _MISC.to_bytes(8, "little"), self.n_pages)
 
-    def folio_pages(self) -> float:
+    @classmethod
+    def swept_bytes(cls, size_bytes: int, small: Counts, whole: Counts, run_pages: float) -> Counts:
+        """Return the words, and the slab pages for a folio of each run and whole extent."""
+        starts = _run_starts(cls.folio_pages(run_pages))
+        runs = len(starts) - int(starts[1] == 1)  # page 0 alone is no file's
+        slabs = -(-(small * runs + whole) // _FOLIOS_PER_PAGE)
+        return cls.initial_bytes(size_bytes) + slabs * PAGE_BYTES
+
+    @classmethod
+    def folio_pages(cls, run_pages: float) -> float:
         """Return how many small pages share a folio, the mean."""
         return 1.0
 
-    def _cut_runs(self, pages: float) -> None:
+    def _cut_runs(self) -> None:
         """Say of each page of an extent where its run begins and stops."""
-        starts = np.unique(np.ceil(np.arange(0, PAGES_PER_EXTENT, pages)).astype(np.int64))
+        starts = _run_starts(self.folio_pages(self.run_pages))
         lengths = np.diff(starts, append=PAGES_PER_EXTENT)
         self._run_start = np.repeat(starts, lengths).tolist()
         self._run_stop = np.repeat(starts + lengths, lengths).tolist()
@@ -292,6 +312,7 @@ class MemdescRuns(Memdesc):
     name = "memdesc-runs"
     what = "the same, but a descriptor for each run of small pages of one file"
 
-    def folio_pages(self) -> float:
+    @classmethod
+    def folio_pages(cls, run_pages: float) -> float:
         """Return the mean run."""
-        return self.run_pages
+        return run_pages

@@ -18,7 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmemfs.bench.descriptors.device import TallyDevice
-from pmemfs.bench.descriptors.scheme import DESCRIPTOR_BYTES, DIRTY, FREED, WHOLE, Scheme
+from pmemfs.bench.descriptors.scheme import (
+    DESCRIPTOR_BYTES,
+    DIRTY,
+    FREED,
+    WHOLE,
+    Counts,
+    Scheme,
+)
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Options, Volume
 from pmemfs.fs.format import format_image
@@ -42,6 +49,7 @@ from pmemfs.pages import Arena
 from pmemfs.reclaim import Policy, Reclaimer
 
 IDLE_S = 30.0
+TABLES_PER_EXTENT = EXTENT_BYTES // SPLIT_TABLE_BYTES
 _INO = 2
 _GENERATION = HEAD.offset_of["generation"] >> 3
 _TABLE = HEAD.offset_of["table"] >> 3
@@ -208,6 +216,12 @@ class Inverted(Scheme):
     def _work(self) -> None:
         while self._reclaimer.step() == 0.0:
             pass
+
+    @classmethod
+    def swept_bytes(cls, size_bytes: int, small: Counts, whole: Counts, run_pages: float) -> Counts:
+        """Return heads, an extent for each 64 tables, the reserve at least, and owner pages."""
+        tables = np.maximum(1, -(-small // TABLES_PER_EXTENT)) * EXTENT_BYTES
+        return Geometry.of_size(size_bytes).head_table_bytes + tables + small * PAGE_BYTES
 
     def parts(self) -> dict[str, int]:
         """Return heads, extents for split tables, and owner pages, which tables are inflated from.

@@ -15,6 +15,7 @@ from pmemfs.bench.descriptors.scheme import (
     FREED,
     PRESENT,
     WHOLE,
+    Counts,
     Scheme,
     new_descriptor,
     per_page,
@@ -278,6 +279,11 @@ class Hierarchical(Flat):
             first = granule >> order << order
         self.device.store(granule * DESCRIPTOR_BYTES, self._granule)
         self.granules += 1
+
+    @classmethod
+    def swept_bytes(cls, size_bytes: int, small: Counts, whole: Counts, run_pages: float) -> Counts:
+        """Return the descriptors of what has been used."""
+        return (small + whole) * _GRANULE_BYTES
 
     def parts(self) -> dict[str, int]:
         """Return what is initialised; the array keeps its place for all of it."""

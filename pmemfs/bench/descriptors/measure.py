@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +97,7 @@ def _measure_one(cls: type[Scheme], plan: Plan, sizes: list[int], report: Report
         "source": cls.source,
         "device_bytes": plan.accesses.size_bytes,
         "accesses_from": plan.accesses.origin,
+        "run_pages": plan.run_pages,
         "initialise": _initialise_all(cls, plan, sizes),
     }
     report(f"{cls.name}: lookups, accesses, wear on {format_size(plan.accesses.size_bytes)}")
@@ -418,31 +419,3 @@ def _sweep_point(cls: type[Scheme], plan: Plan, share: float) -> Document:
             "bytes_stored": counted.bytes_stored,
             **_space(scheme),
         }
-
-
-def crossings(document: Document) -> dict[str, float | None]:
-    """Return the share of split extents from which each scheme takes less than inverted.
-
-    Linear between the shares measured; None if it never does.
-    """
-    ours = document.get("inverted")
-    if ours is None:
-        return {}
-    return {
-        name: _crossing(ours["sweep"], other["sweep"])
-        for name, other in document.items()
-        if name != "inverted"
-    }
-
-
-def _crossing(ours: Iterable[Document], theirs: Iterable[Document]) -> float | None:
-    before: tuple[float, int] | None = None
-    for a, b in zip(ours, theirs):
-        share, gap = a["split_share"], a["total_bytes"] - b["total_bytes"]
-        if gap > 0:
-            if before is None:
-                return float(share)
-            low, negative = before
-            return float(low + (share - low) * -negative / (gap - negative))
-        before = (share, gap)
-    return None

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
-import os
+import math
 from pathlib import Path
 from typing import Any
 
-from pmemfs.bench.descriptors.measure import Document
-from pmemfs.bench.output import load_matplotlib
+import numpy as np
+
+from pmemfs.bench.descriptors.accesses import usable_extents
+from pmemfs.bench.descriptors.measure import SCHEMES, Document
+from pmemfs.bench.picture import load_matplotlib, save_picture, validate_picture
+from pmemfs.dead_mounts import validate_alive
 from pmemfs.errors import PmemfsError
 from pmemfs.units import format_size
 
@@ -22,13 +26,13 @@ _COLOURS = {
     "memdesc": "#9467bd",
     "memdesc-runs": "#c5b0d5",
 }
+_LEAST_APART = 0.09  # of the axis, for a label on it
 _DASHED = ("scattered", "hierarchical")  # each close to another
 
 
 def write_plots(document: Document, folder: Path) -> list[Path]:
-    """Write the pictures to a folder, which is made; raises `PmemfsError` without matplotlib."""
+    """Write the pictures to a folder, see `make_folder`; raises `PmemfsError` if one cannot be."""
     pyplot = load_matplotlib()
-    make_folder(folder)
     paths = []
     for name, draw in zip(PLOTS, (_draw_bytes, _draw_initialise, _draw_wear)):
         figure, axes = pyplot.subplots(figsize=(8, 5))
@@ -36,27 +40,23 @@ def write_plots(document: Document, folder: Path) -> list[Path]:
         axes.grid(which="both", linewidth=0.3)
         axes.legend(fontsize="small")
         figure.tight_layout()
-        try:
-            figure.savefig(folder / name, dpi=120)
-        except OSError as error:
-            raise PmemfsError(
-                error.errno or errno.EIO, f"cannot write {folder / name}: {error.strerror}"
-            ) from error
-        pyplot.close(figure)
+        save_picture(figure, folder / name)
         paths.append(folder / name)
     return paths
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for pictures; raises `PmemfsError` if nothing can be written there."""
+    """Make a folder for the pictures; raises `PmemfsError` if one of them cannot be written."""
+    load_matplotlib()
+    validate_alive(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PmemfsError(
             error.errno or errno.EIO, f"cannot make the folder {folder}: {error.strerror}"
         ) from error
-    if not os.access(folder, os.W_OK):
-        raise PmemfsError(errno.EACCES, f"cannot write to the folder {folder}")
+    for name in PLOTS:
+        validate_picture(folder / name)
 
 
 def _style(name: str) -> dict[str, Any]:
@@ -74,11 +74,19 @@ def _style(name: str) -> dict[str, Any]:
 def _draw_bytes(axes: Any, document: Document) -> None:
     for name, scheme in document.items():
         points = scheme["sweep"]
+        if not points:
+            continue
+        size_bytes = points[0]["device_bytes"]
+        n = usable_extents(size_bytes)
+        small = np.arange(n + 1)
+        computed = SCHEMES[name].swept_bytes(size_bytes, small, n - small, scheme["run_pages"])
+        style = _style(name)
+        axes.plot(100 * small / n, 100 * computed / size_bytes, **style)
         shares = [100 * row["split_share"] for row in points]
-        parts = [100 * row["share_of_device"] for row in points]
-        axes.plot(shares, parts, marker="o", markersize=3, **_style(name))
-    axes.set_title("Space of descriptors by the share of extents that are split")
-    axes.set_xlabel("split extents, % of all")
+        measured = [100 * row["share_of_device"] for row in points]
+        axes.plot(shares, measured, "o", markersize=4, color=style["color"], zorder=4)
+    axes.set_title("Space of descriptors (lines: computed; points: measured)")
+    axes.set_xlabel("split extents, % of those in use")
     axes.set_ylabel("descriptors, % of the device")
     axes.set_ylim(bottom=0)
 
@@ -97,11 +105,23 @@ def _draw_initialise(axes: Any, document: Document) -> None:
             )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xticks(sizes, [format_size(size) for size in sizes])
+    axes.set_xticks(sizes, _apart(sizes))
     axes.minorticks_off()
     axes.set_title("Time to initialise (open circles: extrapolated)")
-    axes.set_xlabel("size of the device, bytes")
+    axes.set_xlabel("size of the device")
     axes.set_ylabel("CPU time, s")
+
+
+def _apart(sizes: list[int]) -> list[str]:
+    """Return a label for each size, empty where it would reach into the one before."""
+    least = _LEAST_APART * math.log(sizes[-1] / sizes[0])
+    labels: list[str] = []
+    last = -math.inf
+    for size in sizes:
+        is_apart = math.log(size) - last >= least
+        last = math.log(size) if is_apart else last
+        labels.append(format_size(size) if is_apart else "")
+    return labels
 
 
 def _draw_wear(axes: Any, document: Document) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from pmemfs.bench.descriptors.measure import LARGEST_BYTES, Document, crossings
+from pmemfs.bench.descriptors.crossing import crossing_note
+from pmemfs.bench.descriptors.measure import LARGEST_BYTES, SCHEMES, Document
 from pmemfs.units import format_size
 
 _MARK = "~"
@@ -40,14 +41,18 @@ def notes(document: Document) -> list[str]:
         lines += _reserve_note(document["inverted"]["sweep"])
     if "memdesc-runs" in document:
         lines.append("memdesc: a folio for each small page; memdesc-runs: for each run of a file")
-    for name, share in crossings(document).items():
-        if share is None:
-            lines.append(f"inverted takes no more than {name} at any share of split extents here")
-        elif share == 0:
-            lines.append(f"inverted takes more than {name} at any share of split extents here")
-        else:
-            lines.append(f"inverted takes more than {name} above {share:.1%} split")
-    return lines
+    return lines + _crossing_notes(document)
+
+
+def _crossing_notes(document: Document) -> list[str]:
+    sweep = document.get("inverted", {}).get("sweep")
+    if not sweep:
+        return []
+    return [
+        crossing_note(SCHEMES[name], sweep[0]["device_bytes"], scheme["run_pages"])
+        for name, scheme in document.items()
+        if name != "inverted"
+    ]
 
 
 def _inverted_note(space: Document) -> str:
@@ -65,7 +70,7 @@ def _reserve_note(sweep: list[Document]) -> list[str]:
     reserve, size = sweep[0]["parts"]["reserve"], sweep[0]["device_bytes"]
     return [
         f"inverted keeps {format_size(reserve)} in reserve, {reserve / size:.3%} of the "
-        f"{format_size(size)} by whose split extents the following is said"
+        f"{format_size(size)} on which shares of split extents are measured"
     ]
 
 

@@ -22,6 +22,8 @@ from pmemfs.bench.descriptors.device import LineRanges, TallyDevice, open_scratc
 from pmemfs.layout.geometry import EXTENT_BYTES, PAGE_BYTES
 from pmemfs.pages.trace import AccessFlag
 
+Counts = NDArray[np.int64]
+
 DESCRIPTOR_BYTES = 64
 DESCRIPTORS_PER_PAGE = PAGE_BYTES // DESCRIPTOR_BYTES
 STATE_WORD, WEAR_WORD = 1, 2
@@ -63,6 +65,14 @@ class Scheme(ABC):
     @abstractmethod
     def initial_bytes(cls, size_bytes: int) -> int:
         """Return how many bytes `initialise` stores for a device of that size."""
+
+    @classmethod
+    def swept_bytes(cls, size_bytes: int, small: Counts, whole: Counts, run_pages: float) -> Counts:
+        """Return what `parts` are together once so many extents have been used, ``(n,) int64``.
+
+        Every page of the small ones has been accessed; all of that within the idle time.
+        """
+        return np.full(len(small), cls.initial_bytes(size_bytes))
 
     @abstractmethod
     def initialise(self) -> None:
