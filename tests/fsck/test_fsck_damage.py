@@ -491,6 +491,34 @@ def whole_extent_behind_the_end(image: HandImage) -> None:
     image.patch_inode(fi.BIG, size=EXTENT_BYTES)
 
 
+@damages("map-empty")
+def map_node_that_has_lost_its_words(image: HandImage) -> None:
+    """With the owner words of its pages; all counts agree, so that nothing else is wrong."""
+    image.set_page(fi.TREE_NODE, bytes(PAGE_BYTES))
+    for pfn in (fi.TREE_PFN, fi.TREE_PFN + 1):
+        image.set_owner(pfn, 0)
+    image.patch_head(fi.SMALL, used=4)
+    image.patch_inode(fi.TREE, pages=512)
+
+
+@damages("map-empty")
+def empty_map_node_beside_others(image: HandImage) -> None:
+    words = [fi.TREE_NODE, extent_to_pfn(fi.WHOLE_B) | WHOLE, fi.FREE_META_PFN]
+    image.patch_inode(fi.TREE, map=words)
+    image.own(fi.FREE_META_PFN, owner_word(fi.TREE, Role.MAP))
+
+
+@damages("map-empty")
+def empty_map_node_below_another(image: HandImage) -> None:
+    image.patch_inode(fi.ORPHAN, map_kind=MapKind.TREE, map_height=2, map=[fi.FREE_META_PFN])
+    for pfn in (fi.FREE_META_PFN, fi.FREE_META_PFN + 1):
+        image.own(pfn, owner_word(fi.ORPHAN, Role.MAP))
+    image.set_word(fi.FREE_META_PFN, 3, fi.FREE_META_PFN + 1)
+    image.patch_inode(fi.ORPHAN, pages=0)
+    image.set_owner(fi.ORPHAN_PFN, 0)
+    image.patch_head(fi.SMALL, used=5)
+
+
 @damages("page-twice")
 def shared_map_node(image: HandImage) -> None:
     words = [fi.TREE_NODE, extent_to_pfn(fi.WHOLE_B) | WHOLE, fi.TREE_NODE]
