@@ -626,6 +626,25 @@ def attribute_twice(image: HandImage) -> None:
     image.set_page(fi.XATTR, xattr_page(fi.FILE, [(b"user.a", b"b")] * 2))
 
 
+WHOLE_ATTRIBUTES = [(b"user.colour", b"red"), (b"user.empty", b"")]
+ACL = bytes.fromhex("02000000 01000700ffffffff 04000500ffffffff 20000500ffffffff")
+
+
+@damages("xattr-acl")
+def access_list_of_another_version(image: HandImage) -> None:
+    page = xattr_page(fi.FILE, [*WHOLE_ATTRIBUTES, (b"system.posix_acl_access", b"\x09" + ACL[1:])])
+    image.set_page(fi.XATTR, page)
+
+
+@damages("xattr-acl")
+def default_list_without_others(image: HandImage) -> None:
+    """The only attribute of a directory: the page goes with it."""
+    image.own(fi.FREE_META_PFN, owner_word(fi.DIR, Role.XATTR))
+    page = xattr_page(fi.DIR, [(b"system.posix_acl_default", ACL[:-8])])
+    image.set_page(fi.FREE_META_PFN, page)
+    image.patch_inode(fi.DIR, xattr=fi.FREE_META_PFN)
+
+
 # -- directories ---------------------------------------------------------------------------------
 
 

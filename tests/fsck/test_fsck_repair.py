@@ -11,7 +11,12 @@ import fsck_image as fi
 import pytest
 from fsck_image import HandImage
 from fsck_tree import Tree, make, tree_of
-from test_fsck_damage import DAMAGES, Damage, map_node_that_has_lost_its_words
+from test_fsck_damage import (
+    DAMAGES,
+    Damage,
+    default_list_without_others,
+    map_node_that_has_lost_its_words,
+)
 
 from pmemfs.device.crash import SparseImage
 from pmemfs.errors import ImageBusyError
@@ -308,6 +313,20 @@ def test_a_page_goes_to_the_file_that_its_owner_word_names(filled: HandImage, be
     after = tree_of(filled.path)
     assert after[b"/tree"] == before[b"/tree"]
     assert after[b"/big"]["data"][:PAGE_BYTES].startswith(b"page 3 ")  # a copy
+
+
+def test_an_access_list_that_cannot_be_is_dropped_and_told(filled: HandImage) -> None:
+    """It was in the way of whoever made a file below."""
+    default_list_without_others(filled)
+    plan = repair(filled.path, decide=only_safe)
+    assert [str(left) for left in plan.declined] == [
+        "xattr-acl: keep the 0 attributes of inode 6 that can be read; drop "
+        "'system.posix_acl_default', an access control list that does not name all others once"
+    ]
+    assert repair(filled.path, decide=everything).is_complete
+    with Volume.open(filled.path) as volume:
+        volume.mkdir(fi.DIR, b"below", 0o755)
+    assert filled.check().is_clean
 
 
 # -- checksums -----------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ _CONTENTS = (
     "xattr-page",
     "xattr-checksum",
     "xattr-name",
+    "xattr-acl",
     "map-beyond-size",
 )
 

@@ -37,7 +37,7 @@ from pmemfs.layout.records import Kind, Role
 from pmemfs.layout.words import owner_word
 from pmemfs.units import count
 
-_XATTR_CHECKS = ("xattr-page", "xattr-checksum", "xattr-name")
+_XATTR_CHECKS = ("xattr-page", "xattr-checksum", "xattr-name", "xattr-acl")
 _MAP_CHECKS = (
     "map-word",
     "map-range",
