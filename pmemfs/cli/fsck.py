@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from pmemfs.device.bus_errors import telling_bus_errors
 from pmemfs.errors import PmemfsError
 from pmemfs.fsck import Decide, Plan, Repair, Report, Risk, check, everything, only_safe, repair
 from pmemfs.fsck.report import KEPT_PER_CHECK
@@ -73,8 +75,9 @@ def fsck_command(
       0   clean
       1   errors were mended, or the image was closed
       4   errors were found, and are left as they are
-      8   the image cannot be checked: not there, in use, or no pmemfs image; or
-          the report cannot be written
+      8   the image cannot be checked: not there, in use, cut short, or no pmemfs
+          image; or the report cannot be written, or the host has no room for
+          what a repair stores
       16  wrong usage
       32  interrupted
 
@@ -89,10 +92,11 @@ def fsck_command(
         raise FsckUsageError("-n, -p and -y exclude each other", context)
     asks = not (only_check or preen or yes or as_json) and _on_terminal()
     try:
-        if only_check or not (preen or yes or asks):
-            status = _check(image, as_json)
-        else:
-            status = _repair(image, as_json, everything if yes else only_safe, asks)
+        with telling_bus_errors(image, _end_at_bus_error):
+            if only_check or not (preen or yes or asks):
+                status = _check(image, as_json)
+            else:
+                status = _repair(image, as_json, everything if yes else only_safe, asks)
     except PmemfsError as error:
         click.echo(f"pmemfs: {_printable(str(error))}", err=True)
         context.exit(EXIT_OPERATIONAL)
@@ -100,6 +104,13 @@ def fsck_command(
         click.echo("pmemfs: interrupted", err=True)
         context.exit(EXIT_CANCELLED)
     context.exit(status)
+
+
+def _end_at_bus_error(reason: str) -> None:
+    """End the process at once: what touches the mapping cannot go on."""
+    click.echo(f"pmemfs: {_printable(reason)}; fsck ends", err=True)
+    Console(stderr=True).show_cursor()
+    os._exit(EXIT_OPERATIONAL)
 
 
 def _on_terminal() -> bool:

@@ -48,6 +48,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from pmemfs.device.counters import Counters
+from pmemfs.device.private import is_tmpfs, map_private
 from pmemfs.errors import DamagedImageError, HostError, PmemfsError
 
 LINE_BYTES = 64
@@ -57,8 +58,6 @@ _PAGE_SHIFT = 12
 _UNIT_SHIFT = 21
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
-_MAP_NORESERVE = 0x4000
-_TMPFS_MAGIC = 0x01021994
 _ZEROS = memoryview(bytes(1 << _UNIT_SHIFT))
 
 Buffer = bytes | bytearray | memoryview
@@ -67,18 +66,16 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
-def _is_tmpfs(fd: int) -> bool:
-    buffer = ctypes.create_string_buffer(256)  # struct statfs; its first field is the type
-    done = _libc.fstatfs(fd, buffer)
-    return done == 0 and int.from_bytes(buffer.raw[:4], "little") == _TMPFS_MAGIC
+def _map_shared(fd: int, size_bytes: int) -> mmap.mmap:
+    return mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 class MappedDevice:
     """``size_bytes`` of an open file as byte-addressable persistent memory.
 
-    ``private=True`` maps copy-on-write: stores are seen through the views, the file never
-    changes, and backing and discarding are done in memory. The file descriptor is duplicated;
-    the caller keeps its own.
+    ``private=True`` maps copy-on-write (see `pmemfs.device.private`): stores are seen through the
+    views, the file never changes, and backing and discarding are done in memory. The file
+    descriptor is duplicated; the caller keeps its own.
     """
 
     def __init__(self, fd: int, size_bytes: int, *, private: bool = False) -> None:
@@ -90,18 +87,14 @@ class MappedDevice:
         self._backed = np.zeros((size_bytes >> _UNIT_SHIFT) + 1, np.uint8).data
         self._private_pages: set[int] = set()
         self._private_sorted: list[int] = []
-        units = np.zeros((size_bytes >> _UNIT_SHIFT) + 1, np.uint8).data
-        self.solid = (units if private else self._backed) if _is_tmpfs(fd) else None
+        self.solid = self._backed if is_tmpfs(fd) and not private else None
         """Of each 2 MiB unit, whether it has no hole; None where reading a hole takes no space."""
         self._on_disk = False
         self._synced = 0  # what `_owed` was when the last fdatasync began
         self._host_failure: str | None = None
         self._syncing = threading.Lock()
-        flags = mmap.MAP_PRIVATE | _MAP_NORESERVE if private else mmap.MAP_SHARED
         try:
-            self._map = mmap.mmap(
-                self._fd, size_bytes, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE
-            )
+            self._map = (map_private if private else _map_shared)(self._fd, size_bytes)
         except (OSError, ValueError) as error:
             os.close(self._fd)
             raise PmemfsError(
@@ -139,7 +132,7 @@ class MappedDevice:
         4 KiB. Raises `PmemfsError` when the host fails; a part may be stored then. Raises
         `DamagedImageError` when the image has been cut short.
         """
-        self._validate_length()
+        self.validate_length()
         length = len(data)
         done = 0
         try:
@@ -217,7 +210,7 @@ class MappedDevice:
         self.counters.backs += 1
         start = unit << _UNIT_SHIFT
         if not self.private:
-            self._validate_length()
+            self.validate_length()
             try:
                 os.posix_fallocate(self._fd, start, min(1 << _UNIT_SHIFT, self.size_bytes - start))
             except OSError:
@@ -234,9 +227,11 @@ class MappedDevice:
             text = f"the host file system has no room under the image: {error.strerror}"
             raise PmemfsError(code, text, start) from error
 
-    def _validate_length(self) -> None:
-        """Raise if the image has been cut short: to allocate, or to write to the file, would make
-        it longer again, and what is gone would read as zeros.
+    def validate_length(self) -> None:
+        """Raise `DamagedImageError` if the image has been cut short.
+
+        To allocate, or to write to the file, would make it longer again, and what is gone would
+        read as zeros.
         """
         found = os.fstat(self._fd).st_size
         if found < self.size_bytes:
@@ -283,7 +278,7 @@ class MappedDevice:
         self.counters.syncs += 1
         if self.private:
             return
-        self._validate_length()
+        self.validate_length()
         with self._syncing:  # the host tells an error once: nobody must overtake who is told
             try:
                 if self._host_failure is None:
@@ -348,7 +343,7 @@ class MappedDevice:
     def may_have_holes(self, offset: int, length: int) -> bool:
         """Tell whether a range must be read by `pieces`, not through the mapping.
 
-        On a tmpfs, reading a hole through the mapping takes host space, and is SIGBUS without.
+        On a tmpfs, reading a hole through a shared mapping takes host space, and is SIGBUS without.
         Each 2 MiB unit is asked about once, unless it has holes. `solid` says what is known.
         """
         solid = self.solid

@@ -100,12 +100,14 @@ class SparseImage:
 
 
 def iter_host_data(fd: int, size_bytes: int) -> Iterable[tuple[int, int]]:
-    """Iterate the ``(start, stop)`` ranges of a file that are not holes."""
+    """Iterate the ``(start, stop)`` ranges that are not holes, of the first bytes of a file."""
     position = 0
     while position < size_bytes:
         try:
             low = os.lseek(fd, position, os.SEEK_DATA)
         except OSError:  # ENXIO: no data behind this position
             return
-        position = os.lseek(fd, low, os.SEEK_HOLE)
+        if low >= size_bytes:
+            return
+        position = min(os.lseek(fd, low, os.SEEK_HOLE), size_bytes)
         yield low, position

@@ -28,8 +28,6 @@ from pmemfs.fsck.journal import MAX_PAYLOAD_BYTES, Transaction, iter_stores
 from pmemfs.image import Image
 from pmemfs.layout.geometry import (
     CONTROL_OFFSET,
-    JOURNAL_SLOT_BYTES,
-    JOURNAL_SLOTS,
     PAGE_BYTES,
     WORD_BYTES,
     journal_slot_offset,
@@ -65,7 +63,7 @@ def apply(
     when the host is full; nothing has changed then.
     """
     device = image.device
-    _back(device, repairs, transaction)
+    _back(device, repairs, transaction, sequence)
     _store(device, _BOOT_ID, NO_HOST + bytes(WORD_BYTES))
     _publish(device, _STATE, MountState.MOUNTED)
     if transaction is not None:
@@ -103,10 +101,13 @@ def _publish(device: MappedDevice, offset: int, word: int) -> None:
     device.sync()
 
 
-def _back(device: MappedDevice, repairs: list[Repair], transaction: Transaction | None) -> None:
+def _back(
+    device: MappedDevice, repairs: list[Repair], transaction: Transaction | None, sequence: int
+) -> None:
     device.back(CONTROL_OFFSET, PAGE_BYTES)
-    for slot in range(JOURNAL_SLOTS):
-        device.back(journal_slot_offset(slot), JOURNAL_SLOT_BYTES)
+    for number, batch in enumerate(_batches(repairs), sequence + 1):
+        slot_bytes = JOURNAL_HEADER.size_bytes + sum(map(payload_bytes, batch))
+        device.back(journal_slot_offset(number), slot_bytes)
     for redo in transaction.redos if transaction else ():
         if redo.data is not None and redo.length:
             device.back(redo.offset, redo.length)

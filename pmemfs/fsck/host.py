@@ -1,7 +1,8 @@
 """Read what exists on the host file, and zeros where it has holes.
 
-On some hosts (tmpfs) a read of a hole through the mapping allocates it, and a damaged image may
-point anywhere; so the checker asks the host first. This module does not know what the bytes mean.
+A hole that is read through the mapping takes a page of memory for its zeros, and a damaged image
+may point anywhere; so the checker asks the host first. This module does not know what the bytes
+mean.
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ def check(image: Image, progress: Progress | None = None) -> Report:
     """Check an image that was opened ``shared``; never raises for what the image says.
 
     ``progress`` is called with the name of a pass, how much of it is done, and how much there
-    is. Raises `PmemfsError` with ENOMEM when the tables do not fit into memory.
+    is. Raises `PmemfsError` with ENOMEM when the tables do not fit into memory, and
+    `DamagedImageError` when the image has been cut short meanwhile.
     """
     try:
         return Checker(image, progress).run()
@@ -71,7 +72,15 @@ class Checker:
         self.inodes = InodeTable([])
 
     def run(self, *, until_damaged: bool = False) -> Report:
-        """Run all passes in order; with ``until_damaged`` not those above the first damage."""
+        """Run all passes in order; with ``until_damaged`` not those above the first damage.
+
+        Raises `DamagedImageError` when the image has been cut short: what is gone read as zeros.
+        """
+        self._run_passes(until_damaged)
+        self.image.device.validate_length()
+        return self.report
+
+    def _run_passes(self, until_damaged: bool) -> None:
         for layer in (
             self._check_words_of_mount,
             self._check_extents,
@@ -82,9 +91,8 @@ class Checker:
         ):
             layer()
             if until_damaged and not self.report.is_clean:
-                return self.report
+                return
         self._count()
-        return self.report
 
     def _check_words_of_mount(self) -> None:
         self.report.add(check_superblock(self.image))

@@ -141,6 +141,14 @@ def _make(fd: int, name: str, plan: Plan, device_class: type[MappedDevice]) -> N
             transaction=plan.transaction,
             complete=plan.is_complete,
         )
+    except PmemfsError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise PmemfsError(
+            errno.ENOSPC,
+            f"{name} is left as it was: the host file system that it lies on has no room for "
+            "what the repair stores; make room there, and run this again",
+        ) from error
     finally:
         image.close(unlock=False)
 

@@ -1,7 +1,8 @@
 """Check maps that are trees of node pages.
 
 A node is claimed before it is read, and no page can be claimed twice, so a walk ends whatever
-the words say: there is no cycle and no shared node to follow.
+the words say: there is no cycle and no shared node to follow. A node is never empty: the one who
+clears its last word frees it.
 """
 
 from __future__ import annotations
@@ -143,4 +144,9 @@ class _TreeWalk:
             yield finding
             return
         words = np.frombuffer(self.checker.owners.read_page(pfn), "<u8")
+        if not words.any():
+            self.broken = True
+            message = f"node page {pfn} of the map of inode {self.ino} is empty"
+            yield Finding("map-empty", message, pfn_to_offset(pfn), self.ino)
+            return
         self._todo.append(_Node(words, height, index, pfn_to_offset(pfn)))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pmemfs.fsck.acls import acl_problem
 from pmemfs.fsck.inodes import Chunk
 from pmemfs.fsck.owners import OwnerPages
 from pmemfs.fsck.report import Finding, show_name
@@ -69,9 +70,18 @@ def _check_entries(ino: int, entries: bytes, count: int, offset: int) -> Iterato
             if name in names:
                 return
         names.add(name)
+        problem = value_problem(name, entries[start + name_bytes : position])
+        if problem is not None:
+            message = f"inode {ino} has the attribute {show_name(name)}, {problem}"
+            yield Finding("xattr-acl", message, offset, ino)
     if position != len(entries) or len(names) != count:
         message = f"the attributes of inode {ino} are not the {count} entries that are counted"
         yield Finding("xattr-page", message, offset, ino)
+
+
+def value_problem(name: bytes, value: bytes) -> str | None:
+    """Return why an attribute of this name cannot have this value, or None."""
+    return acl_problem(value) if name in XATTR_SYSTEM_NAMES else None
 
 
 def name_problem(name: bytes, names: set[bytes]) -> str | None:

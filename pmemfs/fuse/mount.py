@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import faulthandler
 import logging
 import os
 import signal
@@ -11,10 +12,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from pmemfs.device.bus_errors import telling_bus_errors
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Options, Volume
 from pmemfs.fuse import registry
-from pmemfs.fuse.bus_errors import log_bus_errors
 from pmemfs.fuse.mounts import device_of, sync_directory, unmount
 from pmemfs.fuse.native_mount import mount_native
 from pmemfs.fuse.options import MountOptions
@@ -82,8 +83,26 @@ def serve(
 ) -> None:
     """Serve an image on a directory until it is unmounted; it is closed on return.
 
-    ``on_ready`` gets one line on what recovery did, or "", once the kernel has answered.
+    ``on_ready`` gets one line on what recovery did, or "", once the kernel has answered. When the
+    image is cut short, or its host fails, the process ends and the log says why: the descriptor of
+    /dev/fuse is closed with it, so callers get ENOTCONN.
     """
+    with telling_bus_errors(image, _log_bus_error):
+        _serve(image, directory, options, frontend, on_ready)
+
+
+def _log_bus_error(reason: str) -> None:
+    log.critical("%s; the daemon ends", reason)
+    faulthandler.dump_traceback()
+
+
+def _serve(
+    image: str,
+    directory: str,
+    options: MountOptions,
+    frontend: str,
+    on_ready: Callable[[str], None],
+) -> None:
     run = {"native": _run_native, "fusepy": _run_fusepy}[frontend]
     volume = Volume.open(
         image,
@@ -96,7 +115,6 @@ def serve(
             errors=options.errors,
         ),
     )
-    log_bus_errors(image, volume.device.size_bytes)
     recovery = describe_recovery(volume) or ""
 
     device: str | None = None

@@ -2,8 +2,8 @@
 
 Invariants:
 
-* Every read is a ``pread``: a host hole reads as zeros and stays a hole (on tmpfs a read of it
-  through a mapping would allocate it), and a file cut short is an error and not SIGBUS.
+* Every read is a ``pread``: it sees what a daemon stores to a hole meanwhile, and a file cut short
+  is an error and not SIGBUS.
 * `control`, `live` and what follows from them are those of the last `refresh`.
 * A pfn, extent or inode number out of range is a `DamagedImageError`.
 
@@ -112,9 +112,11 @@ class Reader:
     def stamp(self) -> Stamp:
         """Return the stamp of now; also updates ``control``.
 
+        Raises `DamagedImageError` when the image has been cut short: what is gone reads as holes.
         A daemon publishes "mounted" before it does anything else, so a clean image is not probed:
         the probe could be in the way of a mount that just begins.
         """
+        self.image.device.validate_length()
         self.control = CONTROL.unpack(self.read(CONTROL_OFFSET, CONTROL.size_bytes))
         live = self.control["state"] != MountState.CLEAN and is_locked(self.image.fd)
         fields = ("state", "generation", "sequence", "committed")

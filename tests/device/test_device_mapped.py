@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pmemfs.device import Counters, Event, MappedDevice, RecordingDevice
+from pmemfs.device import private as private_mapping
 from pmemfs.errors import DamagedImageError, HostError, PmemfsError
 
 UNIT = 2 << 20
@@ -165,12 +166,11 @@ def test_holes_of_a_tmpfs_are_read_as_zeros_and_take_no_space(fd: int) -> None:
     """A memory file is one of a tmpfs, where a read of a hole through the mapping takes space."""
     for private in (False, True):
         device = MappedDevice(fd, SIZE, private=private)
-        assert device.solid is not None
         device.store(4096, b"a" * 4096)
         device.store(UNIT + 8192, b"b" * 10)
         before = device.host_bytes
-        assert device.may_have_holes(0, 10)
-        assert device.may_have_holes(3 * UNIT, UNIT)
+        assert device.may_have_holes(0, 10) != private
+        assert device.may_have_holes(3 * UNIT, UNIT) != private
         found = [bytes(piece) for piece in device.pieces(4090, 4096 + 12)]
         assert found == [bytes(6), b"a" * 4096, bytes(6)]
         assert b"".join(device.pieces(0, SIZE)) == (
@@ -207,6 +207,32 @@ def test_a_private_mapping_never_changes_the_file(fd: int) -> None:
     device.close()
     assert os.pread(fd, 6, 100) == b"before"
     assert os.pread(fd, 8, 0) == os.pread(fd, 8, UNIT) == bytes(8)
+
+
+def test_a_private_mapping_takes_no_space_of_a_tmpfs(fd: int) -> None:
+    """Wherever it is read and stored to: holes of the file are not allocated for it."""
+    os.pwrite(fd, b"there", UNIT + 8192)
+    before = os.fstat(fd).st_blocks
+    device = MappedDevice(fd, SIZE, private=True)
+    assert bytes(device.view) == bytes(UNIT + 8192) + b"there" + bytes(SIZE - UNIT - 8197)
+    for place in range(0, SIZE, 8192):
+        device.store(place + 100, b"stored")
+    device.discard(UNIT, UNIT)
+    assert bytes(device.view[100:106]) == b"stored"
+    assert not any(device.view[UNIT : 2 * UNIT])
+    device.close()
+    assert os.fstat(fd).st_blocks == before
+    assert os.pread(fd, 5, UNIT + 8192) == b"there"
+
+
+def test_a_private_mapping_of_very_many_pieces(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private_mapping, "_MOST_PIECES", 3)
+    for place in range(0, SIZE, UNIT):
+        os.pwrite(fd, b"piece", place + 4096)
+    device = MappedDevice(fd, SIZE, private=True)
+    for place in range(0, SIZE, UNIT):
+        assert bytes(device.view[place + 4096 : place + 4102]) == b"piece\0"
+    device.close()
 
 
 def test_close_works_while_a_view_lives_and_twice(fd: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -252,3 +254,34 @@ def test_help_shows_examples() -> None:
     result = fsck("--help")
     assert result.exit_code == 0
     assert "pmemfs fsck disk.img --json" in result.stdout
+
+
+# -- an image that is cut short under it ---------------------------------------------------------
+
+CUT_SHORT = """
+import os, sys
+from pmemfs.cli import fsck
+
+left = int(sys.argv.pop(1))
+
+def cut(bar, name, done, total):
+    os.truncate(sys.argv[-1], left)
+    fsck._Bar.show = lambda *_: None
+
+fsck._Bar.show = cut
+fsck.fsck_command(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("flag", ["-n", "-y"])
+@pytest.mark.parametrize("left", [2 << 20, (64 << 20) - 4096], ids=["most", "the end"])
+def test_an_image_cut_short_ends_with_a_sentence(image: HandImage, flag: str, left: int) -> None:
+    """Where the mapping is gone that is a signal; at the end it would read as zeros."""
+    image.patch_inode(fi.FILE, pages=9)
+    command = [sys.executable, "-c", CUT_SHORT, str(left), flag, str(image.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 8, done.stderr
+    assert f"cut short to {left} of {64 << 20} bytes while in use" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+    assert image.path.stat().st_size == left

@@ -491,6 +491,34 @@ def whole_extent_behind_the_end(image: HandImage) -> None:
     image.patch_inode(fi.BIG, size=EXTENT_BYTES)
 
 
+@damages("map-empty")
+def map_node_that_has_lost_its_words(image: HandImage) -> None:
+    """With the owner words of its pages; all counts agree, so that nothing else is wrong."""
+    image.set_page(fi.TREE_NODE, bytes(PAGE_BYTES))
+    for pfn in (fi.TREE_PFN, fi.TREE_PFN + 1):
+        image.set_owner(pfn, 0)
+    image.patch_head(fi.SMALL, used=4)
+    image.patch_inode(fi.TREE, pages=512)
+
+
+@damages("map-empty")
+def empty_map_node_beside_others(image: HandImage) -> None:
+    words = [fi.TREE_NODE, extent_to_pfn(fi.WHOLE_B) | WHOLE, fi.FREE_META_PFN]
+    image.patch_inode(fi.TREE, map=words)
+    image.own(fi.FREE_META_PFN, owner_word(fi.TREE, Role.MAP))
+
+
+@damages("map-empty")
+def empty_map_node_below_another(image: HandImage) -> None:
+    image.patch_inode(fi.ORPHAN, map_kind=MapKind.TREE, map_height=2, map=[fi.FREE_META_PFN])
+    for pfn in (fi.FREE_META_PFN, fi.FREE_META_PFN + 1):
+        image.own(pfn, owner_word(fi.ORPHAN, Role.MAP))
+    image.set_word(fi.FREE_META_PFN, 3, fi.FREE_META_PFN + 1)
+    image.patch_inode(fi.ORPHAN, pages=0)
+    image.set_owner(fi.ORPHAN_PFN, 0)
+    image.patch_head(fi.SMALL, used=5)
+
+
 @damages("page-twice")
 def shared_map_node(image: HandImage) -> None:
     words = [fi.TREE_NODE, extent_to_pfn(fi.WHOLE_B) | WHOLE, fi.TREE_NODE]
@@ -596,6 +624,25 @@ def attribute_of_no_system_name(image: HandImage) -> None:
 @damages("xattr-name")
 def attribute_twice(image: HandImage) -> None:
     image.set_page(fi.XATTR, xattr_page(fi.FILE, [(b"user.a", b"b")] * 2))
+
+
+WHOLE_ATTRIBUTES = [(b"user.colour", b"red"), (b"user.empty", b"")]
+ACL = bytes.fromhex("02000000 01000700ffffffff 04000500ffffffff 20000500ffffffff")
+
+
+@damages("xattr-acl")
+def access_list_of_another_version(image: HandImage) -> None:
+    page = xattr_page(fi.FILE, [*WHOLE_ATTRIBUTES, (b"system.posix_acl_access", b"\x09" + ACL[1:])])
+    image.set_page(fi.XATTR, page)
+
+
+@damages("xattr-acl")
+def default_list_without_others(image: HandImage) -> None:
+    """The only attribute of a directory: the page goes with it."""
+    image.own(fi.FREE_META_PFN, owner_word(fi.DIR, Role.XATTR))
+    page = xattr_page(fi.DIR, [(b"system.posix_acl_default", ACL[:-8])])
+    image.set_page(fi.FREE_META_PFN, page)
+    image.patch_inode(fi.DIR, xattr=fi.FREE_META_PFN)
 
 
 # -- directories ---------------------------------------------------------------------------------

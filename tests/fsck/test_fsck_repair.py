@@ -11,10 +11,16 @@ import fsck_image as fi
 import pytest
 from fsck_image import HandImage
 from fsck_tree import Tree, make, tree_of
-from test_fsck_damage import DAMAGES, Damage
+from test_fsck_damage import (
+    DAMAGES,
+    Damage,
+    default_list_without_others,
+    map_node_that_has_lost_its_words,
+)
 
 from pmemfs.device.crash import SparseImage
 from pmemfs.errors import ImageBusyError
+from pmemfs.fs import Volume
 from pmemfs.fsck import Risk, everything, only_safe, repair
 from pmemfs.fsck.heads import ExtentTable, check_heads
 from pmemfs.fsck.journal import read_transaction
@@ -44,6 +50,7 @@ COSTS: dict[str, set[bytes]] = {
     "whole_extent_mapped_twice": BIG,
     "whole_extent_behind_the_end": BIG,
     "shared_map_node": TREE,
+    "map_node_that_has_lost_its_words": TREE,
     "long_target_with_a_nul": {b"/long"},
     "empty_leaf_with_a_prefix_too_long": {b"/wide/name0"},  # the damage takes it away
     "attribute_changed": FILE,
@@ -246,6 +253,40 @@ def test_a_zeroed_node_page_is_rebuilt_from_owner_words(filled: HandImage, befor
     assert tree_of(filled.path) == before
 
 
+def test_pages_that_an_empty_node_has_lost_are_not_lost_silently(filled: HandImage) -> None:
+    """Node and owner words are gone, the inode still counts the pages."""
+    filled.set_page(fi.TREE_NODE, bytes(PAGE_BYTES))
+    for pfn in (fi.TREE_PFN, fi.TREE_PFN + 1):
+        filled.set_owner(pfn, 0)
+    plan = repair(filled.path, decide=only_safe)
+    assert [str(left) for left in plan.declined] == [
+        "map-empty: rebuild the map of inode 8 with 512 pages; 2 that it counts are lost"
+    ]
+    plan = repair(filled.path, decide=everything)
+    assert plan.is_complete, [str(finding) for finding in plan.left.findings]
+    validate_tree_file(filled)
+
+
+def test_a_file_with_an_empty_node_is_of_use_again(filled: HandImage) -> None:
+    map_node_that_has_lost_its_words(filled)
+    plan = repair(filled.path, decide=everything)
+    assert plan.is_complete, [str(finding) for finding in plan.left.findings]
+    validate_tree_file(filled)
+
+
+def validate_tree_file(image: HandImage) -> None:
+    """Read, write, cut and remove the file whose map is a tree."""
+    with Volume.open(image.path) as volume:
+        assert b"".join(volume.read(fi.TREE, 0, PAGE_BYTES)) == bytes(PAGE_BYTES)
+        volume.write(fi.TREE, 3 * PAGE_BYTES, b"there")
+        assert b"".join(volume.read(fi.TREE, 3 * PAGE_BYTES, 5)) == b"there"
+        volume.setattr(fi.TREE, size=EXTENT_BYTES + 1)
+        volume.setattr(fi.TREE, size=0)
+        volume.unlink(fi.ROOT, b"tree")
+        assert not volume.is_read_only
+    assert image.check().is_clean
+
+
 def test_a_broken_map_is_rebuilt_from_owner_words(filled: HandImage, before: Tree) -> None:
     filled.patch_inode(fi.FILE, map=[1 << 63])
     plan = repair(filled.path, decide=only_safe)
@@ -272,6 +313,20 @@ def test_a_page_goes_to_the_file_that_its_owner_word_names(filled: HandImage, be
     after = tree_of(filled.path)
     assert after[b"/tree"] == before[b"/tree"]
     assert after[b"/big"]["data"][:PAGE_BYTES].startswith(b"page 3 ")  # a copy
+
+
+def test_an_access_list_that_cannot_be_is_dropped_and_told(filled: HandImage) -> None:
+    """It was in the way of whoever made a file below."""
+    default_list_without_others(filled)
+    plan = repair(filled.path, decide=only_safe)
+    assert [str(left) for left in plan.declined] == [
+        "xattr-acl: keep the 0 attributes of inode 6 that can be read; drop "
+        "'system.posix_acl_default', an access control list that does not name all others once"
+    ]
+    assert repair(filled.path, decide=everything).is_complete
+    with Volume.open(filled.path) as volume:
+        volume.mkdir(fi.DIR, b"below", 0o755)
+    assert filled.check().is_clean
 
 
 # -- checksums -----------------------------------------------------------------------------------

@@ -151,6 +151,21 @@ def test_a_file_cut_short_is_an_error(built):
             reader.read(40 << 20, 4096)
 
 
+@pytest.mark.parametrize("midst", [False, True])
+def test_a_view_of_a_file_cut_short_is_an_error(built, midst):
+    """Before the view, or in the midst of it: heads that are gone must not pass for free ones."""
+
+    def cut(reader):
+        os.ftruncate(built.fd, 3 << 20)
+        return {}
+
+    with Reader(built.path) as reader:
+        if not midst:
+            cut(reader)
+        with pytest.raises(DamagedImageError, match="cut short to 3145728 of"):
+            collect(reader, cut if midst else usage)
+
+
 def swap_forever(built, stop):
     """Move a whole extent between two places, warning readers as the engine does."""
     place = 4096 + CONTROL.offset_of["sequence"]

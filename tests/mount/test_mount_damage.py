@@ -123,7 +123,7 @@ def test_an_image_cut_short_ends_the_daemon(one: Mounted, call: str) -> None:
     assert time.monotonic() - begin < 60
     text = one.log.read_text()
     (line,) = [line for line in text.splitlines() if " CRITICAL " in line]
-    assert "the image has been cut short to 8192 of 67108864 bytes while mounted" in line
+    assert "the image has been cut short to 8192 of 67108864 bytes while in use" in line
     assert "the daemon ends" in line
     assert "Current thread" in text
     run_here("umount", root)

@@ -27,13 +27,22 @@ from pmemfs.fsck.mend.superblock import mend_control, mend_sequence, mend_superb
 
 _HEADS = ("head-kind", "head-checksum", "head-free", "head-fields", "head-fixed")
 _INODES = ("inode-checksum", "inode-type", "inode-map-kind", "inode-size", "inode-fields")
-_MAPS = ("map-word", "map-range", "map-extent", "map-owner", "map-whole", "page-twice")
+_MAPS = (
+    "map-word",
+    "map-range",
+    "map-extent",
+    "map-owner",
+    "map-whole",
+    "map-empty",
+    "page-twice",
+)
 _CONTENTS = (
     "inode-pages",
     "symlink-target",
     "xattr-page",
     "xattr-checksum",
     "xattr-name",
+    "xattr-acl",
     "map-beyond-size",
 )
 

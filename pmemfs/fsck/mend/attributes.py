@@ -6,7 +6,8 @@ import zlib
 
 from pmemfs.fsck.draft import Risk
 from pmemfs.fsck.mend.mending import Mending
-from pmemfs.fsck.xattrs import name_problem
+from pmemfs.fsck.report import show_name
+from pmemfs.fsck.xattrs import name_problem, value_problem
 from pmemfs.layout.geometry import (
     PAGE_BYTES,
     SYMLINK_MAX,
@@ -66,12 +67,14 @@ def mend_xattr(m: Mending, ino: int) -> None:
             m.draft.patch_inode(m.offset(ino), xattr=0)
         return
     page = _page(m, pfn)
-    entries = _readable(page)
+    problems = [(name, value_problem(name, value)) for name, value in _readable(page)]
+    entries = [entry for entry in _readable(page) if value_problem(*entry) is None]
     better = pack_attributes(ino, entries)
     if better == page[: len(better)]:
         return
     check = next((c for c in m.report.counts if c.startswith("xattr-")), "xattr-page")
     sentence = f"keep the {len(entries)} attributes of inode {ino} that can be read"
+    sentence += "".join(f"; drop {show_name(name)}, {why}" for name, why in problems if why)
     if m.draft.begin(check, sentence, Risk.LOSES):
         if entries:
             m.draft.put(pfn_to_offset(pfn), better.ljust(PAGE_BYTES, b"\0"))

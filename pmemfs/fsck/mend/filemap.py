@@ -118,6 +118,7 @@ def _read_tree(record: dict[str, Any], n_pages: int, read_node: ReadNode, found:
                     continue
                 seen.add(pfn)
                 found.nodes.append(pfn)
+                found.broken |= not any(page)  # a node is never empty
                 todo.append((np.frombuffer(page, "<u8"), height - 1, index))
 
 

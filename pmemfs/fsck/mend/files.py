@@ -37,13 +37,14 @@ from pmemfs.layout.records import Kind, Role
 from pmemfs.layout.words import owner_word
 from pmemfs.units import count
 
-_XATTR_CHECKS = ("xattr-page", "xattr-checksum", "xattr-name")
+_XATTR_CHECKS = ("xattr-page", "xattr-checksum", "xattr-name", "xattr-acl")
 _MAP_CHECKS = (
     "map-word",
     "map-range",
     "map-extent",
     "map-owner",
     "map-whole",
+    "map-empty",
     "page-twice",
     "inode-pages",
 )
@@ -264,7 +265,8 @@ class _File:
             sentence += f"; {len(doubles)} that belong to others are copied, or become holes"
         elif lost:
             sentence += f"; {lost} that it counts are lost"
-        if not self.m.draft.begin("map-word" if not doubles else "map-owner", sentence, risk):
+        check = "map-empty" if self.m.is_found("map-empty", self.ino) else "map-word"
+        if not self.m.draft.begin("map-owner" if doubles else check, sentence, risk):
             return
         self._copy(wanted, doubles)
         reuse = list(self.mine.pages.get(Role.MAP, []))
