@@ -193,13 +193,19 @@ def _request_blocks(data: Sample, width: int) -> list[Block]:
 def _hottest_blocks(hottest: list[dict[str, Any]], width: int) -> list[Block]:
     if not hottest:
         return [(HOTTEST, ["  no extent has been accessed just now"])]
-    names = (f"{'kind':<10}", f"{'lines/s':>10}", f"{'pages just now':>14}", f"{'wear':>14}")
+    names = (
+        f"{'kind':<10}", f"{'lines/s':>10}", f"{'dirty':>6}", f"{'pages just now':>14}",
+        f"{'wear':>14}",
+    )  # fmt: skip
     lines = [_first_columns(f"  {'extent':>9}", names, width)]
     for entry in hottest:
-        pages = "-" if entry["pages"] is None else f"{entry['pages']:,}"
+        pages, dirty = (
+            "-" if entry[name] is None else f"{entry[name]:,}" for name in ("pages", "dirty")
+        )
         cells = (
             click.style(f"{entry['kind']:<10}", fg=COLOURS.get(entry["kind"])),
             f"{entry['lines_per_s']:>10,.0f}",
+            f"{dirty:>6}",
             f"{pages:>14}",
             f"{entry['lines']:>14,}",
         )
