@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from pmemfs.bench.ageing.store import Sample
+from pmemfs.bench.ageing.store import Sample, samples_due
 from pmemfs.bench.ageing.trace import Recorded
 from pmemfs.errors import PmemfsError
 
@@ -102,7 +102,7 @@ def age(
     recorded: Recorded, size_bytes: int, overwrites: float, watch: Callable[[float], object]
 ) -> list[Sample]:
     """Replay a trace, up to `MOST_OVERWRITES`; return ten samples. Raises `PmemfsError`."""
-    total = min(overwrites, MOST_OVERWRITES)
+    total = round(min(overwrites, MOST_OVERWRITES) * size_bytes)
     samples: list[Sample] = []
     written = 0
     with Ext4(size_bytes) as peer:
@@ -118,11 +118,11 @@ def age(
             _create(path, size)
             living += 1
             written += size
-            if written >= total * size_bytes * (len(samples) + 1) / 10:
+            for _ in range(samples_due(written, total, len(samples))):
                 samples.append(peer.sample(written / size_bytes, living))
                 watch(written / size_bytes)
-                if len(samples) == 10:
-                    break
+            if written >= total:
+                break
     return samples
 
 
