@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from pmemfs.cli.frame import wrap
+from pmemfs.cli.frame import first_columns, words, wrap
 from pmemfs.cli.table import facts, heading, line, table
 from pmemfs.inspect.map import CLASSES
 from pmemfs.units import count, format_size
@@ -45,10 +45,11 @@ _HEAT_COLOURS = (
     (60, 60, 60), (60, 90, 160), (60, 140, 180), (70, 175, 120), (150, 190, 70),
     (225, 200, 60), (240, 160, 50), (235, 110, 50), (225, 65, 60), (255, 40, 90),
 )  # fmt: skip
-_COUNTED = """\
-Counted are flushed lines of file data. A page of a small file that is overwritten in place counts
-once it is made durable (fsync, idle time, unmounting), however often it was stored. Metadata, owner
-pages, descriptors and the journal do not count."""
+_COUNTED = (
+    "Counted are flushed lines of file data. A page of a small file that is overwritten in place "
+    "counts once it is made durable (fsync, idle time, unmounting), however often it was stored. "
+    "Metadata, owner pages, descriptors and the journal do not count."
+)
 _MIN_CELLS, _ROW_STEP = 16, 16
 _OTHER_LINES = 15
 _PAGE = (100, 48)
@@ -117,10 +118,9 @@ def _render_legend(data: Data, letters: bool) -> None:
     for name in CLASSES:
         total = data["totals"][name]
         mark = marks.get(name, "█")
-        click.echo(
-            f"  {mark if letters else click.style(mark, fg=COLOURS[name])}  {name:<10}"
-            f" {total:>9,}  {total / n:>6.1%}  {format_size(total << 21):>10}  {MEANINGS[name]}"
-        )
+        columns = (f"{total:>9,}", f"{total / n:>7.1%}", f"{format_size(total << 21):>11}")
+        begin = f"  {mark if letters else click.style(mark, fg=COLOURS[name])}  {name:<10}"
+        click.echo(first_columns(begin, [*columns, f" {MEANINGS[name]}"], " ", width()))
 
 
 # -- wear ------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def render_wear(data: Data, *, letters: bool) -> None:
         [(h["extent"], h["kind"], f"{h['lines']:,}", f"{h['turns']:.2f}") for h in data["hottest"]],
     )
     line("")
-    for text in wrap("", _COUNTED.split(), " ", width()):
+    for text in words(_COUNTED, width()):
         line(text)
 
 
