@@ -148,14 +148,15 @@ def map_command(
     """Draw the device: a cell for each extent, or for each group of 2, 4, 8, ... neighbours.
 
     As many cells as fit into the terminal; in colour there, shaded by how full they are, and in
-    letters in a pipe.
+    letters in a pipe (or if NO_COLOR is set; FORCE_COLOR=1 wants colour there, too).
 
     \b
     Examples:
       pmemfs inspect map disk.img
       pmemfs inspect map disk.img --letters --cells 512
       pmemfs inspect map disk.img --png disk.png
-      watch -c pmemfs inspect map disk.img
+      watch pmemfs inspect map disk.img
+      FORCE_COLOR=1 pmemfs inspect map disk.img | less -R
     """
     per_row, rows = inspect_device.canvas()
     most = cells or _most_cells(as_json, png, per_row * rows)

@@ -1,7 +1,7 @@
 """The views that draw the whole device in a terminal: map, wear.
 
 On a terminal a cell is a coloured block, shaded by how full it is; in a pipe, without colour
-(``NO_COLOR``) or when asked, it is a letter.
+(``NO_COLOR``) or when asked, it is a letter. ``FORCE_COLOR`` wants colour in a pipe, too.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from pmemfs.cli.frame import first_columns, words, wrap
+from pmemfs.cli.stdout import forces_colour
 from pmemfs.cli.table import facts, heading, line, table
 from pmemfs.inspect.map import CLASSES
 from pmemfs.units import count, format_size
@@ -57,12 +58,14 @@ _BAR = 24
 
 
 def uses_colour() -> bool:
-    """Tell whether stdout is a terminal that wants colour."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    """Tell whether stdout is a terminal that wants colour, or colour is wanted anyhow."""
+    return forces_colour() or (sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
 
 
 def _room() -> tuple[int, int]:
-    return shutil.get_terminal_size() if sys.stdout.isatty() else _PAGE
+    if sys.stdout.isatty():
+        return shutil.get_terminal_size()
+    return shutil.get_terminal_size(_PAGE) if forces_colour() else _PAGE  # COLUMNS may say how wide
 
 
 def width() -> int:

@@ -145,6 +145,22 @@ def test_colours_on_a_terminal(monkeypatch, used, look):
     assert not inspect_device.uses_colour()
 
 
+@pytest.mark.parametrize("view", ["map", "wear"])
+def test_colour_in_a_pipe_when_it_is_forced(monkeypatch, used, view):
+    """As for less -R; COLUMNS says how wide that is."""
+    used.head(11, Kind.WHOLE, owner=2, wear=9)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    text = draw(view, used.path)
+    assert "\x1b[38;2;" in text
+    assert "█" in text
+    cells = next(x for x in click.unstyle(text).splitlines() if x.startswith("        0  "))
+    assert cell_len(cells) <= 60
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[38" not in draw(view, used.path)
+
+
 @pytest.mark.parametrize("columns", [40, 80, 140])
 @pytest.mark.parametrize("name", ["map", "wear"])
 def test_no_line_is_wider_than_the_terminal(monkeypatch, used, look, name, columns):
