@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from pmemfs import __version__
-from pmemfs.cli.stdout import EXIT_CLOSED, StdoutClosedError, prepare_stdout
+from pmemfs.cli.stdout import EXIT_CLOSED, StdoutClosedError, forces_colour, prepare_stdout
 from pmemfs.errors import PmemfsError
 
 COMMANDS = {
@@ -69,6 +69,8 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command and end as a program should."""
+        if forces_colour():
+            ctx.color = True
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()  # what fails is met here, and not at exit

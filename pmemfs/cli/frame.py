@@ -38,6 +38,19 @@ def wrap(begin: str, items: Iterable[str], gap: str, width: int) -> list[str]:
     return lines
 
 
+def first_columns(begin: str, columns: Iterable[str], gap: str, width: int) -> str:
+    """Return a row with as many whole columns as fit."""
+    return wrap(begin, ["", *columns], gap, width)[0]
+
+
+def words(text: str, width: int) -> list[str]:
+    """Return a text on as many lines as it needs, broken between words, indented as it begins."""
+    if cells(text) <= width or not text.strip():
+        return [text]
+    indent = text[: len(text) - len(text.lstrip())]
+    return wrap(indent, text.split(), " ", width)
+
+
 def cells(line: str) -> int:
     """Return the width of a line on a terminal, without its colours."""
     return cell_len(click.unstyle(line))

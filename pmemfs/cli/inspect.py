@@ -148,14 +148,15 @@ def map_command(
     """Draw the device: a cell for each extent, or for each group of 2, 4, 8, ... neighbours.
 
     As many cells as fit into the terminal; in colour there, shaded by how full they are, and in
-    letters in a pipe.
+    letters in a pipe (or if NO_COLOR is set; FORCE_COLOR=1 wants colour there, too).
 
     \b
     Examples:
       pmemfs inspect map disk.img
       pmemfs inspect map disk.img --letters --cells 512
       pmemfs inspect map disk.img --png disk.png
-      watch -c pmemfs inspect map disk.img
+      watch pmemfs inspect map disk.img
+      FORCE_COLOR=1 pmemfs inspect map disk.img | less -R
     """
     per_row, rows = inspect_device.canvas()
     most = cells or _most_cells(as_json, png, per_row * rows)
@@ -174,8 +175,14 @@ def map_command(
 def wear_command(image: str, as_json: bool, png: str | None, letters: bool, top: int) -> None:
     """Show where the device is written: lines of 64 bytes flushed, extent by extent.
 
-    A lower bound: a crash loses what the heads had not been told yet. File data is counted, in
-    small and whole extents; metadata, inodes, the head table and the journal are not.
+    Counted is file data. New pages, and stores to whole extents, count with their write, and so
+    does what promotion and compaction copy. A page of a small file that is overwritten in place
+    counts when it is flushed: at fsync, when its extent is unsplit (idle), at unmounting; by all
+    its 64 lines, and once, however often it was stored before. Until then it is among the pages
+    not flushed.
+
+    Not counted are metadata, inodes, owner pages, the head table, split tables and the
+    journal. The sum is a lower bound: a crash loses what the heads had not been told yet.
 
     \b
     Examples:
@@ -200,6 +207,9 @@ def wear_command(image: str, as_json: bool, png: str | None, letters: bool, top:
               help="How many of the hottest extents.")  # fmt: skip
 def top_command(image: str, as_json: bool, interval_s: float, count: int | None, top: int) -> None:
     """Watch a mount: requests by kind, splits and unsplits, active tables, the hottest extents.
+
+    Lines are counted as by pmemfs inspect wear: overwrites of small files when they are flushed;
+    until then their pages are dirty. Device/s counts all stores, metadata and descriptors as well.
 
     Refreshes until Ctrl-C on a terminal; in a pipe, one sample is taken. JSON is one object on a
     line for each. The daemon shows its counters once per second, at most.

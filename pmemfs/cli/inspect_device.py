@@ -1,7 +1,7 @@
 """The views that draw the whole device in a terminal: map, wear.
 
 On a terminal a cell is a coloured block, shaded by how full it is; in a pipe, without colour
-(``NO_COLOR``) or when asked, it is a letter.
+(``NO_COLOR``) or when asked, it is a letter. ``FORCE_COLOR`` wants colour in a pipe, too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from pmemfs.cli.frame import first_columns, words, wrap
+from pmemfs.cli.stdout import forces_colour
 from pmemfs.cli.table import facts, heading, line, table
 from pmemfs.inspect.map import CLASSES
 from pmemfs.units import count, format_size
@@ -44,6 +46,11 @@ _HEAT_COLOURS = (
     (60, 60, 60), (60, 90, 160), (60, 140, 180), (70, 175, 120), (150, 190, 70),
     (225, 200, 60), (240, 160, 50), (235, 110, 50), (225, 65, 60), (255, 40, 90),
 )  # fmt: skip
+_COUNTED = (
+    "Counted are flushed lines of file data. A page of a small file that is overwritten in place "
+    "counts once it is made durable (fsync, idle time, unmounting), however often it was stored. "
+    "Metadata, owner pages, descriptors and the journal do not count."
+)
 _MIN_CELLS, _ROW_STEP = 16, 16
 _OTHER_LINES = 15
 _PAGE = (100, 48)
@@ -51,13 +58,24 @@ _BAR = 24
 
 
 def uses_colour() -> bool:
-    """Tell whether stdout is a terminal that wants colour."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    """Tell whether stdout is a terminal that wants colour, or colour is wanted anyhow."""
+    return forces_colour() or (sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+
+
+def _room() -> tuple[int, int]:
+    if sys.stdout.isatty():
+        return shutil.get_terminal_size()
+    return shutil.get_terminal_size(_PAGE) if forces_colour() else _PAGE  # COLUMNS may say how wide
+
+
+def width() -> int:
+    """Return how many columns a line may have."""
+    return _room()[0]
 
 
 def canvas() -> tuple[int, int]:
     """Return the cells of a row and the rows that fit into the terminal, or into a page."""
-    columns, rows = shutil.get_terminal_size() if sys.stdout.isatty() else _PAGE
+    columns, rows = _room()
     cells = max(_MIN_CELLS, (columns - 12) // _ROW_STEP * _ROW_STEP)
     return cells, max(8, rows - _OTHER_LINES)
 
@@ -103,10 +121,9 @@ def _render_legend(data: Data, letters: bool) -> None:
     for name in CLASSES:
         total = data["totals"][name]
         mark = marks.get(name, "█")
-        click.echo(
-            f"  {mark if letters else click.style(mark, fg=COLOURS[name])}  {name:<10}"
-            f" {total:>9,}  {total / n:>6.1%}  {format_size(total << 21):>10}  {MEANINGS[name]}"
-        )
+        columns = (f"{total:>9,}", f"{total / n:>7.1%}", f"{format_size(total << 21):>11}")
+        begin = f"  {mark if letters else click.style(mark, fg=COLOURS[name])}  {name:<10}"
+        click.echo(first_columns(begin, [*columns, f" {MEANINGS[name]}"], " ", width()))
 
 
 # -- wear ------------------------------------------------------------------------------------
@@ -122,6 +139,7 @@ def render_wear(data: Data, *, letters: bool) -> None:
             ("lines flushed", f"{data['lines']:,} of 64 bytes, {format_size(data['lines'] * 64)}"),
             ("in extents", f"{data['worn_extents']:,} of {data['n_extents']:,}"),
             ("that is", f"{data['turns']:.3f} times all lines of the device"),
+            ("not flushed", f"{data['unflushed_pages']:,} pages of small files, overwritten"),
             ("hottest", hottest_sentence(data)),
         ]
     )
@@ -143,7 +161,8 @@ def render_wear(data: Data, *, letters: bool) -> None:
         [(h["extent"], h["kind"], f"{h['lines']:,}", f"{h['turns']:.2f}") for h in data["hottest"]],
     )
     line("")
-    line("Counted is file data. Metadata, inodes, the head table and the journal are not.")
+    for text in words(_COUNTED, width()):
+        line(text)
 
 
 def _percent(part: int, whole: int) -> str:
@@ -161,20 +180,34 @@ def _render_heat(data: Data, per_row: int, letters: bool) -> None:
     cells, group = data["cells"], data["group_extents"]
     most = max(cells)
     which = "" if group == 1 else f", the hottest of {group} in each cell"
-    heading(f"Where{which}: from {_HEAT[1]} 1 to {_HEAT[-1]} {most:,} lines, by powers")
+    heading(f"Where{which}")
     last = max(place for place, lines in enumerate(cells) if lines)
     for start in range(0, last + 1, per_row):
         row = "".join(_heat(lines, most, letters) for lines in cells[start : start + per_row])
         click.echo(f"{start * group:>9}  {row}".rstrip())
     if last + 1 < len(cells):
         line("           nothing behind")
+    for text in _heat_legend(most, letters):
+        click.echo(text)
+
+
+def _heat_legend(most: int, letters: bool) -> list[str]:
+    """Return each mark with the fewest lines that it stands for, and the most there are."""
+    least: dict[int, int] = {}
+    for bits in range(most.bit_length()):
+        least.setdefault(_level(1 << bits, most), 1 << bits)
+    marks = [f"{_heat(0, most, letters)} 0"] if not letters else []
+    marks += [f"{_heat(lines, most, letters)} {lines:,}" for lines in least.values()]
+    return wrap("  lines, from: ", [*marks, f"to {most:,}"], "  ", width())
+
+
+def _level(lines: int, most: int) -> int:
+    steps = len(_HEAT) - 1
+    return 1 + min(steps - 1, lines.bit_length() * steps // (most.bit_length() + 1))
 
 
 def _heat(lines: int, most: int, letters: bool) -> str:
-    steps = len(_HEAT) - 1
-    level = 0
-    if lines:
-        level = 1 + min(steps - 1, lines.bit_length() * steps // (most.bit_length() + 1))
+    level = _level(lines, most) if lines else 0
     if letters:
         return _HEAT[level]
     return click.style("█" if level else "·", fg=_HEAT_COLOURS[level])

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from pmemfs import inspect
-from pmemfs.cli.frame import Block, cut, end_of, fit, wrap
+from pmemfs.cli.frame import Block, cut, end_of, first_columns, fit, wrap
 from pmemfs.cli.inspect_device import COLOURS, LETTERS, uses_colour
 from pmemfs.inspect.activity import Sample, activity, rates
 from pmemfs.inspect.map import CLASSES
@@ -193,23 +193,24 @@ def _request_blocks(data: Sample, width: int) -> list[Block]:
 def _hottest_blocks(hottest: list[dict[str, Any]], width: int) -> list[Block]:
     if not hottest:
         return [(HOTTEST, ["  no extent has been accessed just now"])]
-    names = (f"{'kind':<10}", f"{'lines/s':>10}", f"{'pages just now':>14}", f"{'wear':>14}")
-    lines = [_first_columns(f"  {'extent':>9}", names, width)]
+    names = (
+        f"{'kind':<10}", f"{'lines/s':>10}", f"{'dirty':>6}", f"{'pages just now':>14}",
+        f"{'wear':>14}",
+    )  # fmt: skip
+    lines = [first_columns(f"  {'extent':>9}", names, " ", width)]
     for entry in hottest:
-        pages = "-" if entry["pages"] is None else f"{entry['pages']:,}"
+        pages, dirty = (
+            "-" if entry[name] is None else f"{entry[name]:,}" for name in ("pages", "dirty")
+        )
         cells = (
             click.style(f"{entry['kind']:<10}", fg=COLOURS.get(entry["kind"])),
             f"{entry['lines_per_s']:>10,.0f}",
+            f"{dirty:>6}",
             f"{pages:>14}",
             f"{entry['lines']:>14,}",
         )
-        lines.append(_first_columns(f"  {entry['extent']:>9}", cells, width))
+        lines.append(first_columns(f"  {entry['extent']:>9}", cells, " ", width))
     return _list_blocks(lines, HOTTEST, MORE_HOTTEST)
-
-
-def _first_columns(begin: str, cells: Iterable[str], width: int) -> str:
-    """Return a row with as many whole columns as fit."""
-    return wrap(begin, ["", *cells], " ", width)[0]
 
 
 def _list_blocks(lines: list[str], first: int, more: int) -> list[Block]:

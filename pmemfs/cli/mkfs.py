@@ -39,7 +39,8 @@ def mkfs_command(image: str, size_bytes: int, label: str, force: bool) -> None:
     """Make an image: a sparse file that grows as it is used, mode 0600.
 
     The size is rounded down to 2 MiB. A size that the host file system refuses is answered with
-    the largest that it allows. The root has a directory lost+found, which fsck uses.
+    the largest that it allows. The root has a directory lost+found, which fsck uses;
+    it takes an extent for metadata.
 
     \b
     Examples:

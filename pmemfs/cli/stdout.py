@@ -16,6 +16,11 @@ from pmemfs.errors import PmemfsError
 EXIT_CLOSED = 141  # as a shell shows a program that SIGPIPE has ended
 
 
+def forces_colour() -> bool:
+    """Tell whether colour is wanted where stdout is no terminal, as for ``less -R``."""
+    return bool(os.environ.get("FORCE_COLOR")) and not os.environ.get("NO_COLOR")
+
+
 class StdoutClosedError(BrokenPipeError):
     """Nobody reads what is written: the program ends, and says nothing."""
 

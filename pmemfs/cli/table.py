@@ -8,6 +8,7 @@ is wider than the terminal. No text is taken as markup, and control characters a
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from pmemfs.cli.frame import words, wrap
 from pmemfs.inspect.text import printable
 
 MAX_RICH_ROWS = 2000
@@ -33,12 +35,19 @@ Row = Sequence[Any]
 def heading(text: str) -> None:
     """Write a heading with an empty line before it."""
     click.echo()
-    click.echo(click.style(printable(text), bold=True))
+    for part in words(printable(text), _width()):
+        click.echo(click.style(part, bold=True))
 
 
 def line(text: str) -> None:
-    """Write one line."""
-    click.echo(printable(text))
+    """Write one line, or more on a terminal that is narrower."""
+    for part in words(printable(text), _width()):
+        click.echo(part)
+
+
+def _width() -> int:
+    """Return the width of the terminal; elsewhere lines may have any."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> None:
@@ -46,7 +55,9 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> None:
     rows = [(label, _cell(value)) for label, value in pairs]
     width = max((len(label) for label, _ in rows), default=0)
     for label, value in rows:
-        click.echo(f"  {label.ljust(width)}  {value}".rstrip())
+        begin = f"  {label.ljust(width)}  "
+        for text in wrap(begin, value.split(" "), " ", _width()):
+            click.echo(text.rstrip())
 
 
 def table(columns: Sequence[str], rows: Iterable[Row]) -> None:

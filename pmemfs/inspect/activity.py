@@ -1,8 +1,8 @@
 """The view ``activity``: one sample of what a live mount is doing, and the rates between two.
 
 Counted is what the daemon shows in its activity page, once per second. Which extents are hot
-stands in the descriptors: the pages of a split extent that were accessed within the last seconds,
-and the wear of each extent.
+stands in the descriptors: the pages of a split extent that were accessed within the last seconds
+or are dirty, and the wear of each extent, to which a dirty page is added when it is flushed.
 
 Cost: the part of the head table that exists, 32 KiB for each split extent that was accessed
 within the last seconds.
@@ -17,6 +17,7 @@ import numpy as np
 from pmemfs.inspect.heads import TABLE_SHIFT, counted_kinds, kind_name, read_table, split_mask
 from pmemfs.inspect.map import device_map
 from pmemfs.inspect.reader import Reader
+from pmemfs.inspect.wear import dirty_pages
 from pmemfs.layout.geometry import ACTIVITY_OFFSET
 from pmemfs.layout.records import ACTIVITY, PAGE_DESCRIPTOR, RequestKind
 
@@ -63,16 +64,17 @@ def _recent(reader: Reader, since_s: int) -> list[dict[str, Any]]:
         split = split_mask(reader, heads)
         kinds = counted_kinds(reader, first, heads)
         for place in places[: MOST_RECENT - len(found)].tolist():
-            pages, lines = None, 0
+            pages, dirty, lines = None, None, 0
             if split[place]:
                 table = int(heads["table"][place]) >> TABLE_SHIFT
-                pages, lines = _of_table(reader, first + place, table, since_s)
+                pages, dirty, lines = _of_table(reader, first + place, table, since_s)
             found.append(
                 {
                     "extent": first + place,
                     "kind": "split" if split[place] else kind_name(int(kinds[place])),
                     "owner": int(heads["owner"][place]) or None,
                     "pages": pages,
+                    "dirty": dirty,
                     "lines": int(heads["wear"][place]) + lines,
                     "access_s": int(heads["access_s"][place]),
                 }
@@ -80,14 +82,15 @@ def _recent(reader: Reader, since_s: int) -> list[dict[str, Any]]:
     return found
 
 
-def _of_table(reader: Reader, extent: int, table_pfn: int, since_s: int) -> tuple[int, int]:
-    """Return how many pages were accessed since then, and the wear of all."""
+def _of_table(reader: Reader, extent: int, table_pfn: int, since_s: int) -> tuple[int, int, int]:
+    """Return how many pages were accessed since then, how many are dirty, and the wear of all."""
     data = read_table(reader, extent, table_pfn)
     if data is None:
-        return 0, 0
+        return 0, 0, 0
     table = np.frombuffer(data, PAGE_DESCRIPTOR.dtype)
     accessed = (table["owner"] != 0) & (table["state"] >> np.uint64(8) >= since_s)
-    return int(accessed.sum()), int(table["wear"].astype(np.float64).sum())
+    lines = int(table["wear"].astype(np.float64).sum())
+    return int(accessed.sum()), dirty_pages(table), lines
 
 
 def rates(before: Sample, after: Sample, seconds: float, *, hottest: int = 10) -> Sample:
@@ -128,5 +131,7 @@ def _hottest(
         for entry in after
     ]
     return sorted(
-        found, key=lambda e: (e["lines_per_s"], e["pages"] or 0, e["access_s"]), reverse=True
+        found,
+        key=lambda e: (e["lines_per_s"], e["dirty"] or 0, e["pages"] or 0, e["access_s"]),
+        reverse=True,
     )

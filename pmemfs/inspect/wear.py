@@ -1,7 +1,12 @@
 """The view ``wear``: how often the lines of each extent were flushed, as the heads tell.
 
-A head's wear is a lower bound: a crash loses what was not added yet, and what fills metadata
-extents, inodes, the head table and the journal is not counted. Of extents that are split just
+Counted are lines of file data when they are flushed: new pages and stores to whole extents with
+their write, copies of the daemon's own, and a page of a small file that is overwritten in place
+once it is made durable (fsync, unsplit, unmounting), however often it was stored before. Such
+pages stand in ``unflushed_pages`` until then. What fills metadata extents, owner pages, inodes, the
+head table, split tables and the journal is not counted.
+
+A head's wear is a lower bound: a crash loses what was not added yet. Of extents that are split just
 now the wear in their tables is added.
 
 Cost: the part of the head table that exists, 32 KiB for each split extent, and memory for the
@@ -19,11 +24,13 @@ from pmemfs.inspect.heads import TABLE_SHIFT, counted_kinds, kind_name, read_tab
 from pmemfs.inspect.map import MOST_CELLS, group_for
 from pmemfs.inspect.reader import Heads, Reader
 from pmemfs.layout.geometry import EXTENT_BYTES
-from pmemfs.layout.records import PAGE_DESCRIPTOR
+from pmemfs.layout.records import PAGE_DESCRIPTOR, PageFlag
 
 LINES_PER_EXTENT = EXTENT_BYTES // 64
 MOST_HOTTEST = 1000
 _BELIEVED = 1 << 48  # more lines than any device lives to see: the sums stay in 64 bits
+
+_DIRTY = np.uint64(PageFlag.DIRTY)
 
 Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]
 
@@ -35,7 +42,7 @@ def wear(reader: Reader, *, hottest: int = 10, most_cells: int = MOST_CELLS) -> 
     buckets of ``histogram`` are powers of two of lines for each extent. The hottest hundredth of
     the worn extents is rounded up.
     """
-    extents, lines, kinds = _columns(reader)
+    (extents, lines, kinds), unflushed = _columns(reader)
     order = np.argsort(lines, kind="stable")[::-1]
     ranked = lines[order]
     total = int(lines.sum())
@@ -43,6 +50,7 @@ def wear(reader: Reader, *, hottest: int = 10, most_cells: int = MOST_CELLS) -> 
         "n_extents": reader.geometry.n_extents,
         "worn_extents": len(extents),
         "lines": total,
+        "unflushed_pages": unflushed,
         "turns": total / LINES_PER_EXTENT / reader.geometry.n_extents,
         "hottest_1_percent_extents": _hundredth(ranked),
         "hottest_1_percent_share": _share(ranked, total),
@@ -69,9 +77,13 @@ def _share(ranked: NDArray[np.int64], total: int) -> float:
     return int(ranked[: _hundredth(ranked)].sum()) / total if total else 0.0
 
 
-def _columns(reader: Reader) -> Columns:
-    """Return the numbers, wear and kinds of extents that have been worn, ``(n,)`` each."""
+def _columns(reader: Reader) -> tuple[Columns, int]:
+    """Return the numbers, wear and kinds of extents that have been worn, ``(n,)`` each.
+
+    And how many pages are dirty: their lines are not flushed, so not counted yet.
+    """
     parts: list[Columns] = []
+    unflushed = 0
     for first, heads in reader.iter_heads():
         lines = np.minimum(heads["wear"], _BELIEVED).astype(np.int64)
         _remark_wild(reader, first, heads)
@@ -80,14 +92,21 @@ def _columns(reader: Reader) -> Columns:
             table = int(heads["table"][place]) >> TABLE_SHIFT
             data = read_table(reader, first + place, table)
             if data is not None:
-                inside = np.frombuffer(data, PAGE_DESCRIPTOR.dtype)["wear"]
-                lines[place] += int(np.minimum(inside, _BELIEVED).sum())
+                inside = np.frombuffer(data, PAGE_DESCRIPTOR.dtype)
+                lines[place] += int(np.minimum(inside["wear"], _BELIEVED).sum())
+                unflushed += dirty_pages(inside)
         worn = np.flatnonzero(lines)
         kinds = counted_kinds(reader, first, heads)
         parts.append((worn + first, lines[worn], kinds[worn]))
     if not parts:
-        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint8)
-    return tuple(np.concatenate(column) for column in zip(*parts))  # type: ignore[return-value]
+        return (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint8)), 0
+    columns = tuple(np.concatenate(column) for column in zip(*parts))
+    return columns, unflushed  # type: ignore[return-value]
+
+
+def dirty_pages(table: NDArray[Any]) -> int:
+    """Return how many pages of a split table were stored to, and not flushed since."""
+    return int(np.count_nonzero((table["owner"] != 0) & (table["state"] & _DIRTY != 0)))
 
 
 def _remark_wild(reader: Reader, first: int, heads: Heads) -> None:

@@ -15,7 +15,7 @@ from pmemfs.bench.ageing import ext4, profile, report
 from pmemfs.bench.ageing.ours import AgedVolume, image_folder
 from pmemfs.bench.ageing.rivals import RIVALS, FirstFit, Rival, TwoTrees, TwoTreesOfFour
 from pmemfs.bench.ageing.run import OURS, AgeingOptions, replay, run
-from pmemfs.bench.ageing.store import measure_owners
+from pmemfs.bench.ageing.store import measure_owners, samples_due
 from pmemfs.bench.ageing.trace import Recorded, Trace
 from pmemfs.cli import main
 from pmemfs.fs.placement import PLACEMENTS
@@ -219,6 +219,27 @@ def test_a_run_meets_what_does_not_depend_on_its_length() -> None:
     for rival in RIVALS.values():
         assert result.samples[rival.name][-1].files == last.files
     assert any(goal.text.startswith("all free") and goal.met for goal in report.goals(result))
+
+
+@pytest.mark.parametrize(
+    ("written", "taken", "due"),
+    [(9, 0, 0), (10, 0, 1), (10, 1, 0), (35, 1, 2), (99, 9, 0), (100, 9, 1), (140, 8, 2)],
+)
+def test_a_file_that_passes_several_tenths_makes_several_samples_due(
+    written: int, taken: int, due: int
+) -> None:
+    assert samples_due(written, 100, taken) == due
+
+
+def test_there_are_ten_samples_though_the_last_file_passes_two_tenths() -> None:
+    options = AgeingOptions(
+        size_bytes=64 * MIB, overwrites=0.8, sizes="bounds", seed=6, rivals=("first-fit",)
+    )
+    result = run(options, ignore)
+    ours, theirs = result.samples[OURS], result.samples[FirstFit.name]
+    assert [len(ours), len(theirs)] == [10, 10]
+    assert ours[-1].overwrites == ours[-2].overwrites > 0.8
+    assert result.is_complete
 
 
 def test_the_same_seed_ages_the_same_way() -> None:

@@ -137,3 +137,16 @@ def test_the_script_lists_what_there_is() -> None:
     )
     assert wrong.returncode == 2
     assert "nothing is called 'nothing'" in wrong.stderr
+
+
+@pytest.mark.parametrize("option", ["--png", "--json"])
+def test_the_script_refuses_at_once_what_it_could_not_write(option: str, tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "scripts" / "bench_peers.py"
+    path = tmp_path / "none" / "x.png"
+    done = subprocess.run(
+        [sys.executable, script, "--quick", "--peers", "native", option, path],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    reason = f"there is no directory {tmp_path / 'none'}"
+    assert done.stderr == f"bench_peers: cannot write {path}: {reason}\n"

@@ -4,13 +4,15 @@ import io
 import json
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 from hand_built import MIB, HandBuilt, daemon
+from rich.cells import cell_len
 
 from pmemfs.bench.picture import load_matplotlib
 from pmemfs.cli import inspect_device, main
-from pmemfs.inspect import Reader, device_map
+from pmemfs.inspect import Reader, device_map, wear
 from pmemfs.inspect.map import CLASSES, group_for
 from pmemfs.layout.records import Kind, PageFlag, Role
 
@@ -141,6 +143,39 @@ def test_colours_on_a_terminal(monkeypatch, used, look):
     assert f"\x1b[38;2;{red};{green};{blue}m▒" in output  # half full
     monkeypatch.setenv("NO_COLOR", "1")
     assert not inspect_device.uses_colour()
+
+
+@pytest.mark.parametrize("view", ["map", "wear"])
+def test_colour_in_a_pipe_when_it_is_forced(monkeypatch, used, view):
+    """As for less -R; COLUMNS says how wide that is."""
+    used.head(11, Kind.WHOLE, owner=2, wear=9)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    text = draw(view, used.path)
+    assert "\x1b[38;2;" in text
+    assert "█" in text
+    cells = next(x for x in click.unstyle(text).splitlines() if x.startswith("        0  "))
+    assert cell_len(cells) <= 60
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[38" not in draw(view, used.path)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 140])
+@pytest.mark.parametrize("name", ["map", "wear"])
+def test_no_line_is_wider_than_the_terminal(monkeypatch, used, look, name, columns):
+    used.head(11, Kind.WHOLE, owner=2, wear=1 << 40)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("sys.stdout", Terminal())
+    view = {"map": device_map, "wear": wear}[name]
+    data = look(view, most_cells=16)
+    data["image"] = "disk.img"
+    getattr(inspect_device, f"render_{name}")(data, letters=False)
+    lines = click.unstyle(sys.stdout.getvalue()).splitlines()
+    assert max(map(cell_len, lines)) <= columns
+    if name == "map":
+        assert ("pages of many files" in "".join(lines)) == (columns >= 80)
+        assert any("descriptor" in line and "%" in line for line in lines)
 
 
 @pytest.mark.filterwarnings("default")  # matplotlib's own

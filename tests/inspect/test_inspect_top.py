@@ -37,7 +37,7 @@ def busy(built):
     flag = TABLE_PFN << 8 | PageFlag.SPLIT
     built.small(5, {1: (2, 0), 2: (2, 1)}, generation=7, table=flag, access_s=NOW_S, wear=100)
     built.descriptor(TABLE_PFN, 1, owner=2, state=NOW_S << 8, wear=20)
-    built.descriptor(TABLE_PFN, 2, owner=2, state=(NOW_S - 9) << 8, wear=3)
+    built.descriptor(TABLE_PFN, 2, owner=2, state=(NOW_S - 9) << 8 | PageFlag.DIRTY, wear=3)
     built.small(6, {1: (2, 9)}, generation=7, table=flag + (8 << 8), access_s=NOW_S - 9)
     built.head(7, Kind.WHOLE, owner=4, generation=7, access_s=NOW_S - 1, wear=5)
     store_activity(built, stored_ns=5 * SECOND, splits=3, requests=requests(read=10, write=2))
@@ -56,6 +56,18 @@ def test_a_sample(busy, look):
     assert sorted(recent) == [5, 7]
     assert (recent[5]["kind"], recent[5]["pages"], recent[5]["lines"]) == ("split", 1, 123)
     assert (recent[7]["kind"], recent[7]["pages"], recent[7]["owner"]) == ("whole", None, 4)
+    assert (recent[5]["dirty"], recent[7]["dirty"]) == (1, None)
+
+
+def test_what_is_overwritten_is_hotter_than_what_is_read(busy, look):
+    with daemon(busy.path):
+        busy.descriptor(TABLE_PFN, 1, owner=2, state=NOW_S << 8, wear=20)
+        busy.descriptor(TABLE_PFN + 8, 1, owner=2, state=NOW_S << 8 | PageFlag.DIRTY)
+        flag = (TABLE_PFN + 8) << 8 | PageFlag.SPLIT
+        busy.small(6, {1: (2, 9)}, generation=7, table=flag, access_s=NOW_S - 1)
+        sample = look(activity, now_s=NOW_S)
+    hottest = rates(sample, sample, 1.0)["hottest"]
+    assert [(e["extent"], e["dirty"]) for e in hottest] == [(5, 1), (6, 1), (7, None)]
 
 
 def test_without_a_daemon_nothing_counts(busy, look):
@@ -227,7 +239,7 @@ def test_what_fits_is_there_and_the_hottest_extents_go_first(monkeypatch, crowde
 def test_a_narrow_terminal_has_whole_columns(monkeypatch, crowded):
     with daemon(crowded.path):
         text = click.unstyle(frames(monkeypatch, crowded.path, 50, 60)[-1])
-    assert "     extent kind          lines/s pages just now\n" in text
+    assert "     extent kind          lines/s  dirty\n" in text
     assert re.search(r"^\.\.\..*/disk\.img: mounted, ", text)
 
 

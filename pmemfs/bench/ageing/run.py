@@ -11,13 +11,12 @@ from typing import Any
 from pmemfs.bench.ageing import ext4, profile
 from pmemfs.bench.ageing.ours import AgedVolume, directories_for, image_folder
 from pmemfs.bench.ageing.rivals import RIVALS, Rival
-from pmemfs.bench.ageing.store import Sample
+from pmemfs.bench.ageing.store import Sample, samples_due
 from pmemfs.bench.ageing.trace import Recorded, Trace
 from pmemfs.errors import PmemfsError
 from pmemfs.fs.placement import DEFAULT_PLACEMENT, DEFAULT_THRESHOLD_PAGES
 
 OURS = "pmemfs"
-SAMPLES = 10
 _MEAN_FILE_BYTES = 62_000
 _LOOK_EVERY = 512
 
@@ -155,7 +154,7 @@ def _drive(
     while trace.bytes_written < total:
         trace.step(aged.is_full, aged.create, aged.remove)
         steps += 1
-        if trace.bytes_written >= total * (len(samples) + 1) / SAMPLES:
+        for _ in range(samples_due(trace.bytes_written, total, len(samples))):
             samples.append(aged.sample(trace.bytes_written / options.size_bytes))
             tell(OURS, samples[-1])
         if steps % _LOOK_EVERY:
@@ -173,6 +172,7 @@ def replay(recorded: Recorded, rival: Rival, overwrites: float, watch: Watch) ->
     """Give a recorded trace to a model; return its samples."""
     samples: list[Sample] = []
     size_bytes = len(rival.used) << 12
+    total = round(overwrites * size_bytes)
     written = steps = 0
     for number, size in recorded.iter_events():
         if size < 0:
@@ -183,6 +183,6 @@ def replay(recorded: Recorded, rival: Rival, overwrites: float, watch: Watch) ->
         steps += 1
         if not steps % _LOOK_EVERY:
             watch(rival.name, written / size_bytes, overwrites)
-        if written >= overwrites * size_bytes * (len(samples) + 1) / SAMPLES:
+        for _ in range(samples_due(written, total, len(samples))):
             samples.append(rival.sample(written / size_bytes))
     return samples

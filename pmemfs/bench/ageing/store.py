@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from pmemfs.layout.geometry import PAGES_PER_EXTENT
 
+SAMPLES = 10
+
 
 @dataclass
 class Sample:
@@ -25,6 +27,14 @@ class Sample:
     file_whole: float | None
     pages_per_run: float | None
     columns: dict[str, float] = field(default_factory=dict)
+
+
+def samples_due(written: float, total: float, taken: int) -> int:
+    """Return how many samples are due after so many bytes, some of `SAMPLES` having been taken.
+
+    More than one, if a file is so large that it has passed several tenths at once.
+    """
+    return min(SAMPLES, int(written * SAMPLES / total)) - taken
 
 
 def measure_owners(owners: NDArray[np.uint32]) -> tuple[float, float, float]:
