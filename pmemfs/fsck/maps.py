@@ -161,7 +161,8 @@ class RunWords:
         good &= (words & _UNUSED_BITS == 0) & (length > 0) & (self.end <= MAX_FILE_PAGES)
         good &= ~(self.hole & (self.whole | (self.count != 0)))
         aligned = (self.pfn | self.count | self.start) % PAGES_PER_EXTENT == 0
-        self.malformed = (words != 0) & ~(good & (aligned | ~self.whole))
+        good &= self.hole | np.where(self.whole, aligned, _is_within_extent(self.pfn, self.count))
+        self.malformed = (words != 0) & ~good
         self.mapped = (words != 0) & ~self.malformed & ~self.hole
 
     def runs(self, inos: Int64s, *, whole: bool) -> Runs:
@@ -176,6 +177,12 @@ class RunWords:
         """Return for each file the first page index behind its last such run."""
         chosen = self.mapped & (self.whole == whole)
         return np.where(chosen, self.end, 0).max(axis=1, initial=0)
+
+
+def _is_within_extent(pfn: Int64s, count: Int64s) -> NDArray[np.bool_]:
+    """Tell which runs of small pages lie in one extent: none goes over an owner page."""
+    fits: NDArray[np.bool_] = pfn % PAGES_PER_EXTENT + count <= PAGES_PER_EXTENT
+    return fits
 
 
 def check_runs(

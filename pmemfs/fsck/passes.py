@@ -60,13 +60,17 @@ def check(image: Image, progress: Progress | None = None) -> Report:
 class Checker:
     """The tables of one check, made pass by pass.
 
-    ``extents``, ``owners`` and ``inodes`` are empty until the passes have run that fill them.
+    ``extents``, ``owners`` and ``inodes`` are empty until the passes have run that fill them. With
+    ``to_mend`` the report has the subjects of all findings.
     """
 
-    def __init__(self, image: Image, progress: Progress | None = None) -> None:
+    def __init__(
+        self, image: Image, progress: Progress | None = None, *, to_mend: bool = False
+    ) -> None:
         self.image = image
         self.progress = progress
         self.report = Report(image.name, image.geometry.n_extents)
+        self.report.subjects = {} if to_mend else None
         self.extents = ExtentTable(image.geometry)
         self.owners = OwnerPages(image, self.extents)
         self.inodes = InodeTable([])

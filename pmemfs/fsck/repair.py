@@ -213,7 +213,7 @@ def _settle(draft: Draft, plan: Plan, committed: int) -> bool:
 def _mend(draft: Draft, progress: Progress | None, now_ns: int) -> Report:
     """Check and mend until nothing is found or nothing changes; return the last report."""
     for _ in range(MAX_ROUNDS):
-        checker = Checker(draft.image, progress)
+        checker = Checker(draft.image, progress, to_mend=True)
         report = checker.run(until_damaged=True)
         if report.is_clean or draft.declined or not _mend_lowest(draft, checker, now_ns):
             return report

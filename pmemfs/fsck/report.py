@@ -1,8 +1,9 @@
 """What a check found: findings, kept within bounds, and what the image holds.
 
 Invariant: memory is bounded whatever the damage; of each check id the first
-`KEPT_PER_CHECK` findings are kept and the others are counted. Names inside messages never carry
-control characters: they pass through `show_name`.
+`KEPT_PER_CHECK` findings are kept and the others are counted. Only who mends needs all subjects;
+then they are kept, a number for each finding, of which no check makes more than the host holds data
+for. Names inside messages never carry control characters: they pass through `show_name`.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Report:
     reserve count as returned. ``pages_used`` are the pages owned by files and metadata.
     ``was_damaged`` tells that the last mount found damage. ``replayed`` is the sequence number
     of the transaction that was replayed in memory.
-    ``subjects`` has those of all findings of each check id, also of findings that are not kept.
+    ``subjects`` has those of all findings of each check id, also of findings that are not kept; it
+    is None where nobody asked for them.
     """
 
     name: str
@@ -64,7 +66,7 @@ class Report:
     extents: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    subjects: dict[str, set[int]] = field(default_factory=dict)
+    subjects: dict[str, set[int]] | None = None
 
     @property
     def is_clean(self) -> bool:
@@ -75,7 +77,7 @@ class Report:
         """Take findings in, keeping the first of each check id and counting the rest."""
         for finding in findings:
             self.counts[finding.check] += 1
-            if finding.subject is not None:
+            if self.subjects is not None and finding.subject is not None:
                 self.subjects.setdefault(finding.check, set()).add(finding.subject)
             if self.counts[finding.check] <= KEPT_PER_CHECK:
                 self.findings.append(finding)

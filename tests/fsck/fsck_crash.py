@@ -1,18 +1,25 @@
-"""The bench of crashed repairs: records what a repair stores, and takes a crashed one further."""
+"""The bench of crashed repairs: records what a repair stores, and takes a crashed one further.
+
+A state that fails has an id, ``fsck:DAMAGE@SAMPLES/STATE``; ``make replay ID=...`` brings it back.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from fsck_image import HandImage
-from fsck_tree import Tree, tree_of
+from fsck_tree import Tree, make, tree_of
 
 from pmemfs.device import RecordingDevice
-from pmemfs.device.crash import CrashState, SparseImage
+from pmemfs.device.crash import CrashState, CrashStates, SparseImage
 from pmemfs.device.recording import Event
 from pmemfs.fsck import everything, repair
+
+PREFIX = "fsck:"  # of the ids of states
 
 
 class Recorder(RecordingDevice):
@@ -43,6 +50,50 @@ def known(tree: Tree) -> Tree:
         else shown
         for path, shown in tree.items()
     }
+
+
+@dataclass
+class MendedDamage:
+    """The repair of one damage: what it stores to which image, and what has to be there then.
+
+    ``whole`` is the tree that a repair without a crash leaves, ``cost`` has the paths in it that
+    one with a crash may lose.
+    """
+
+    name: str
+    base: SparseImage
+    events: list[Event]
+    whole: Tree
+    cost: set[bytes]
+
+    def states(self, samples: int) -> CrashStates:
+        """Enumerate the crashes; ``samples`` says how many of an epoch that has too many."""
+        return CrashStates(
+            self.base,
+            self.events,
+            exhaustive_limit=16 * samples,
+            samples=2 * samples,
+            lines_limit=3 * samples,
+        )
+
+    def validate(self, state: CrashState, samples: int) -> None:
+        """Repair a state again, and assert that it is clean and nothing is lost."""
+        try:
+            validate(state, self.whole, self.cost)
+        except Exception as error:
+            error.add_note(f"make replay ID={PREFIX}{self.name}@{samples}/{state.id}")
+            raise
+
+
+def record_damage(
+    path: Path, damage: Callable[[HandImage], None], cost: set[bytes] | None = None
+) -> MendedDamage:
+    """Make an image at ``path``, damage it, and record its repair."""
+    image = make(path)
+    damage(image)
+    base, events = record_repair(image)
+    image.close()
+    return MendedDamage(damage.__name__, base, events, known(tree_of(path)), cost or set())
 
 
 def validate(state: CrashState, whole: Tree, cost: set[bytes]) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import fsck_image as fi
 import pytest
-from fsck_crash import known, record_repair, validate
+from fsck_crash import record_damage, record_repair
 from fsck_image import HandImage, leaf_page, run
-from fsck_tree import make, tree_of
+from fsck_tree import make
 from test_fsck_damage import DAMAGES, Damage
 
 from pmemfs.device.crash import CrashStates
@@ -73,32 +73,22 @@ CASES: list[tuple[Damage, set[bytes]]] = [
 
 @pytest.mark.parametrize(("damage", "cost"), CASES, ids=[case[0].__name__ for case in CASES])
 def test_a_killed_repair_is_repaired(image_dir: Path, damage: Damage, cost: set[bytes]) -> None:
-    image = make(image_dir / "disk.img")
-    damage(image)
-    base, events = record_repair(image)
-    whole = known(tree_of(image.path))
-    image.close()
-    states = CrashStates(base, events, exhaustive_limit=8, samples=2, lines_limit=3)
+    mended = record_damage(image_dir / "disk.img", damage, cost)
     n = 0
-    for state in states:
-        validate(state, whole, cost)
+    for state in mended.states(1):
+        mended.validate(state, 1)
         n += 1
     assert n > 20
 
 
 def crash_repair(path: Path, damage: Damage, most: int | None = None) -> None:
     """Repair a damage, crash that everywhere, or at ``most`` places, and repair it again."""
-    image = make(path)
-    damage(image)
-    base, events = record_repair(image)
-    whole = known(tree_of(path))
-    image.close()
-    every = CrashStates(base, events, exhaustive_limit=64, samples=8, lines_limit=12)
-    states = list({state.digest(): state for state in every}.values())
+    mended = record_damage(path, damage)
+    states = list({state.digest(): state for state in mended.states(4)}.values())
     if most is not None:
         states = random.Random(damage.__name__).sample(states, min(most, len(states)))
     for state in states:
-        validate(state, whole, cost=set())
+        mended.validate(state, 4)
 
 
 every_damage = pytest.mark.parametrize("damage", [damage for _, damage in DAMAGES])

@@ -253,6 +253,21 @@ def inode_behind_the_frontier(image: HandImage) -> None:
     image.poke(inode_offset(fi.INODES, 4000) + 100, b"x")
 
 
+@damages("chunk-zeros")
+def frontier_behind_what_was_used(image: HandImage) -> None:
+    image.patch_head(fi.INODES, frontier=INODES_PER_EXTENT)
+
+
+@damages("chunk-zeros")
+def chunk_that_is_a_hole(image: HandImage) -> None:
+    image.set_head(12, Kind.INODES, index=1, frontier=INODES_PER_EXTENT)
+
+
+@damages("chunk-zeros")
+def freed_inode_of_zeros(image: HandImage) -> None:
+    image.poke(inode_offset(fi.INODES, fi.FREED_A), bytes(256))
+
+
 @damages("chunk-used")
 def inodes_miscounted(image: HandImage) -> None:
     image.patch_head(fi.INODES, used=11)

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pmemfs.fsck.mend.chunks import mend_chunks, mend_indexes, mend_lost_chunks
+from pmemfs.fsck.mend.chunks import (
+    mend_chunks,
+    mend_indexes,
+    mend_lost_chunks,
+    mend_zeros,
+)
 from pmemfs.fsck.mend.directories import DIRECTORY_CHECKS, mend_directories
 from pmemfs.fsck.mend.extents import (
     mend_beyond,
@@ -57,6 +62,7 @@ MENDERS: list[tuple[tuple[str, ...], Callable[[Mending], None]]] = [
     (("owner-count",), mend_counts),
     (("chunk-index",), mend_indexes),
     (_INODES, mend_inodes),
+    (("chunk-zeros",), mend_zeros),
     (("chunk-frontier", "chunk-used", "chunk-chain", "inode-zero"), mend_chunks),
     (("root-missing",), mend_root),
     (("orphan-list",), mend_orphans),

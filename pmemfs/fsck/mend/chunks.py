@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmemfs.fsck.draft import Risk
-from pmemfs.fsck.inodes import MAX_CHUNKS
+from pmemfs.fsck.inodes import MAX_CHUNKS, Chunk, zero_places
 from pmemfs.fsck.mend.extents import (
     FREE_KINDS,
     count_inodes,
@@ -17,8 +17,14 @@ from pmemfs.fsck.mend.extents import (
     sealed_places,
     used_places,
 )
+from pmemfs.fsck.mend.inodes import make_anew
 from pmemfs.fsck.mend.mending import Mending
-from pmemfs.layout.geometry import INODE_BYTES, INODES_PER_EXTENT, inode_offset
+from pmemfs.layout.geometry import (
+    INODE_BYTES,
+    INODE_CHUNK_SHIFT,
+    INODES_PER_EXTENT,
+    inode_offset,
+)
 from pmemfs.layout.records import Kind, MapKind
 from pmemfs.layout.words import INO_MASK, PFN_MASK
 from pmemfs.units import count
@@ -83,6 +89,60 @@ def mend_lost_chunks(m: Mending) -> None:
             taken.add(index)
 
 
+def mend_zeros(m: Mending) -> None:
+    """Make inodes anew that are zero and have pages; without any, free those that are zero.
+
+    At the end of a chunk that takes the frontier back, and no inode is stored. A chunk of which
+    nothing is left is returned.
+    """
+    named = [ino for ino in _named_inos(m) if _is_zero(m, ino)]
+    belongings = m.belongings(named)
+    made = [ino for ino in named if make_anew(m, ino, belongings[ino], "chunk-zeros")]
+    if made:
+        return
+    wrong = set(m.subjects("chunk-zeros"))
+    for chunk in m.inodes.chunks:
+        if chunk.extent in wrong:
+            _free_zeros(m, chunk)
+
+
+def _free_zeros(m: Mending, chunk: Chunk) -> None:
+    if not chunk.stop and chunk.index:
+        sentence = f"return extent {chunk.extent}: nothing is left of the inodes in it"
+        if m.draft.begin("chunk-zeros", sentence):
+            m.draft.put_head(chunk.extent, Kind.RETURNED)
+        return
+    is_zero = zero_places(chunk.read(m.image))
+    is_zero[: chunk.first_place] = False
+    frontier = max(chunk.stop, chunk.first_place)
+    n = int(np.count_nonzero(is_zero)) + chunk.claimed - frontier
+    sentence = f"free {count(n, 'inode', 'inodes')} of extent {chunk.extent} that are zero"
+    if m.draft.begin("chunk-zeros", sentence):
+        for place in np.flatnonzero(is_zero).tolist():
+            m.draft.put_inode(chunk.offset_of(place))
+        m.draft.patch_head(chunk.extent, frontier=frontier)
+
+
+def _named_inos(m: Mending) -> list[int]:
+    """Return what owner words and heads name of the inodes of chunks with inodes that are zero."""
+    extents = set(m.subjects("chunk-zeros"))
+    chunks = [chunk.index for chunk in m.inodes.chunks if chunk.extent in extents]
+    found: set[int] = set()
+    whole = m.image.heads["owner"][m.extents.of_kind(Kind.WHOLE)]
+    owners = (words & np.uint64(INO_MASK) for _, words, _ in m.owners.batches())
+    for inos in (whole, *owners):
+        here = np.unique(inos).astype(np.int64)
+        found.update(here[np.isin(here >> INODE_CHUNK_SHIFT, chunks)].tolist())
+    return sorted(found - {0})
+
+
+def _is_zero(m: Mending, ino: int) -> bool:
+    """Tell whether an inode of a chunk stands below the frontier, and is zero."""
+    chunk, start = m.inodes.chunk_of(ino), m.offset(ino)
+    is_below = chunk is not None and ino - chunk.first_ino < chunk.claimed
+    return is_below and not any(m.image.device.view[start : start + INODE_BYTES])
+
+
 def mend_chunks(m: Mending) -> None:
     """Bring frontier, count and free chain of damaged chunks in line with their inodes."""
     for extent in m.subjects("chunk-frontier"):
@@ -108,7 +168,7 @@ def _first_place(m: Mending, extent: int) -> int:
 
 def _in_use(m: Mending, extent: int) -> NDArray[np.bool_]:
     """Tell which places below the frontier hold inodes in use."""
-    records = read_records(m, extent)[: m.draft.head(extent)["frontier"]]
+    records = read_records(m, extent, m.draft.head(extent)["frontier"])
     used: NDArray[np.bool_] = records["mode"] != 0
     used[: _first_place(m, extent)] = False
     return used

@@ -44,7 +44,7 @@ def mend_directories(m: Mending) -> None:
         ino: gather(m, ino, belongings[ino]) for ino in sorted(inos) if m.type_of(ino) == DIRECTORY
     }
     for ino, found in gathered.items():
-        checks = {check for check in m.report.subjects if ino in m.report.subjects[check]}
+        checks = m.checks_of(ino)
         counted = found.entries and not found.lost and not found.strays
         if checks == {"dir-entries"} and counted:
             _mend_count(m, ino, len(found.entries))
@@ -79,7 +79,7 @@ def rebuild(m: Mending, ino: int, gathered: Gathered) -> None:
     risk = Risk.LOSES if gathered.lost else Risk.SAFE
     sentence = f"build directory {ino} anew with {count(n, 'entry', 'entries')}"
     sentence += f"; {gathered.lost} cannot be kept" if gathered.lost else ""
-    check = next((c for c in DIRECTORY_CHECKS if ino in m.report.subjects.get(c, ())), "dir-node")
+    check = next((c for c in DIRECTORY_CHECKS if m.is_found(c, ino)), "dir-node")
     if not m.draft.begin(check, sentence, risk):
         return
     leaves = _leaves_in_place(m, ino, gathered)
@@ -92,7 +92,7 @@ def rebuild(m: Mending, ino: int, gathered: Gathered) -> None:
 
 def _leaves_in_place(m: Mending, ino: int, gathered: Gathered) -> dict[int, bytes] | None:
     """Return what damaged leaves should be, if no entry must leave its own and none is empty."""
-    checks = {check for check in m.report.subjects if ino in m.report.subjects[check]}
+    checks = m.checks_of(ino)
     if not gathered.entries or gathered.strays or not checks <= _IN_PLACE:
         return None
     by_leaf: dict[int, list[Entry]] = {}

@@ -83,7 +83,7 @@ def mend_heads(m: Mending) -> None:
     for extent in inode_extents or damaged:
         kind, risk = evidence.decide(extent)
         sentence = f"make the head of extent {extent} that of a {kind_name(kind)} extent"
-        check = next(c for c in m.report.subjects if extent in m.report.subjects[c])
+        check = next(c for c in m.found if m.is_found(c, extent))
         if m.draft.begin(check, sentence, risk):
             m.draft.put_head(extent, **_proper(m, extent, kind, evidence))
 
@@ -149,9 +149,10 @@ def owner_words(m: Mending, extent: int) -> Words:
     return np.frombuffer(bytes(page), "<u8")
 
 
-def read_records(m: Mending, extent: int) -> NDArray[Any]:
-    """Return an extent as inodes, shape ``(8192,)``; zeros where the host has holes."""
-    data = read_present(m.image.device, extent_to_offset(extent), EXTENT_BYTES)
+def read_records(m: Mending, extent: int, most: int = INODES_PER_EXTENT) -> NDArray[Any]:
+    """Return the first records of an extent of inodes; zeros where the host has holes."""
+    length = min(most, INODES_PER_EXTENT) * INODE_BYTES
+    data = read_present(m.image.device, extent_to_offset(extent), length)
     return np.frombuffer(bytes(data), INODE.dtype)
 
 
@@ -201,7 +202,7 @@ class Evidence:
                 for piece, extent, count in zip(
                     runs.index.tolist(), runs.place.tolist(), runs.count.tolist()
                 ):
-                    for step in range(count):
+                    for step in range(min(count, self.m.image.geometry.n_extents - extent)):
                         self.whole.setdefault(extent + step, (ino, piece + step))
             elif record["map_kind"] == MapKind.TREE:
                 for piece, extent in self._iter_tree(record):

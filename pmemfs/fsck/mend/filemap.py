@@ -76,7 +76,10 @@ def _read_runs(words: tuple[int, ...], n_pages: int, found: FileMap) -> None:
         length = pfn if word & HOLE else count
         malformed = word & _UNUSED_BITS or not length or index + length > MAX_FILE_PAGES
         malformed |= bool(word & HOLE and (word & WHOLE or count))
-        malformed |= bool(word & WHOLE and (pfn | count | index) % PAGES_PER_EXTENT)
+        if word & WHOLE:
+            malformed |= (pfn | count | index) % PAGES_PER_EXTENT != 0
+        elif not word & HOLE:
+            malformed |= pfn % PAGES_PER_EXTENT + count > PAGES_PER_EXTENT
         if malformed:
             found.broken = True
             return

@@ -14,8 +14,6 @@ this order, for each file whose map and owner words disagree:
 
 from __future__ import annotations
 
-import contextlib
-
 from pmemfs.fsck.draft import Risk
 from pmemfs.fsck.inodes import REGULAR, SYMLINK
 from pmemfs.fsck.mend.attributes import mend_symlink, mend_xattr
@@ -54,13 +52,13 @@ def mend_files(m: Mending) -> None:
     """Mend maps, symlinks and extended attributes; the maps of directories are not touched."""
     inos = m.subjects(*_MAP_CHECKS)
     belongings = m.belongings(inos)
-    files = [_File(m, ino, belongings[ino]) for ino in inos if m.type_of(ino) == REGULAR]
-    for file in files:
-        file.want()
+    files = [ino for ino in inos if m.type_of(ino) == REGULAR]
+    for ino in files:  # maps that lie are long: they are read twice, and no two are kept
+        _File(m, ino, belongings[ino]).want()
     for ino in sorted({*inos, *m.subjects(*_XATTR_CHECKS)}):
         mend_xattr(m, ino)
-    for file in files:
-        file.mend()
+    for ino in files:
+        _File(m, ino, belongings[ino]).mend()
     for ino in sorted({*inos, *m.subjects("symlink-target")}):
         if m.type_of(ino) == SYMLINK:
             mend_symlink(m, ino)
@@ -292,9 +290,11 @@ class _File:
                 continue
             start = pfn_to_offset(self.map.small[index])
             data = bytes(view[start : start + PAGE_BYTES])
-            with contextlib.suppress(NoPageError):
+            try:
                 word = owner_word(self.ino, index)
                 wanted.small[index] = self.m.new_page(Kind.SMALL, word, data, [])
+            except NoPageError:
+                break
         for piece in sorted(~i for i in doubles if i < 0):
             extent = next(self.m.free_extents(), None)
             if extent is not None and self._is_data(extent_to_pfn(self.map.whole[piece])):

@@ -100,7 +100,7 @@ def _renew(m: Mending, ino: int, mine: Belongings, kind: int) -> None:
         m.draft.put_inode(m.offset(ino))
 
 
-def make_anew(m: Mending, ino: int, mine: Belongings) -> bool:
+def make_anew(m: Mending, ino: int, mine: Belongings, check: str = "inode-checksum") -> bool:
     """Make an inode of the type that its pages show, without a map; False if it has none.
 
     The count of pages vouches for what owner words give it, so that its map is rebuilt next.
@@ -117,7 +117,7 @@ def make_anew(m: Mending, ino: int, mine: Belongings) -> bool:
     else:
         return False
     sentence = f"make the damaged inode {ino} anew as a {what}, from the pages that name it"
-    if m.draft.begin("inode-checksum", sentence, Risk.LOSES):
+    if m.draft.begin(check, sentence, Risk.LOSES):
         m.draft.put_inode(m.offset(ino), generation=generation, **fields, **stamps)
     return True
 
@@ -205,7 +205,7 @@ def _clear_strays(m: Mending, ino: int, kind: int) -> None:
 
 def mend_root(m: Mending) -> None:
     """Make inode 1 a directory; leaves that name it give it its entries back."""
-    if m.inodes.slot(ROOT_INO) < 0:
+    if m.inodes.chunk_of(ROOT_INO) is None:
         m.draft.block("the extent of the first inodes is lost, and with it the root")
         return
     if not m.draft.begin("root-missing", "make the root directory anew", Risk.LOSES):

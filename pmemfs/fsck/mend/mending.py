@@ -55,6 +55,7 @@ class Mending:
         self.draft = draft
         self.image = draft.image
         self.report = checker.report
+        self.found = checker.report.subjects or {}  # subjects by check id
         self.now_ns = now_ns
         self.extents = checker.extents
         self.owners = checker.owners
@@ -66,12 +67,16 @@ class Mending:
 
     def subjects(self, *checks: str) -> list[int]:
         """Return the subjects of these checks, in order."""
-        found = (self.report.subjects.get(check, set()) for check in checks)
+        found = (self.found.get(check, set()) for check in checks)
         return sorted(set().union(*found))
 
     def is_found(self, check: str, subject: int) -> bool:
         """Tell whether a check has found something about a subject."""
-        return subject in self.report.subjects.get(check, ())
+        return subject in self.found.get(check, ())
+
+    def checks_of(self, subject: int) -> set[str]:
+        """Return the checks that have found something about a subject."""
+        return {check for check, subjects in self.found.items() if subject in subjects}
 
     # -- inodes ------------------------------------------------------------------------------
 
