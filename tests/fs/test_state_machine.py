@@ -40,6 +40,7 @@ from volumes import (
     validate_volume,
 )
 
+from pmemfs.errors import PmemfsError
 from pmemfs.fs import Options, Volume
 from pmemfs.fs.volume import ROOT_INO
 from pmemfs.layout.geometry import EXTENT_BYTES, MAX_FILE_BYTES, PAGE_BYTES
@@ -569,7 +570,11 @@ class VolumeMachine(RuleBasedStateMachine):
         assert len(listed) == len(entries) - 2
         assert listed == {n: (c.ino, c.mode >> 12) for n, c in node.entries.items()}
         assert self.volume.inode(node.ino).entries == len(node.entries)
-        assert self.volume.lookup(node.ino, b"..").ino == node.parent.ino
+        if node.nlink:
+            assert self.volume.lookup(node.ino, b"..").ino == node.parent.ino
+        else:  # its parent may be gone, and the number another's
+            with pytest.raises(PmemfsError, match="has been removed"):
+                self.volume.lookup(node.ino, b"..")
 
     def compare_data(self, node: Node) -> None:
         """Compare what is data byte by byte; all else must be a hole in both."""
@@ -648,6 +653,18 @@ def run(examples: int, steps: int) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_a_held_directory_that_was_removed() -> None:
+    """Found by chance, in one run of many: the model let it keep its parent."""
+    machine = VolumeMachine()
+    machine.begin(threshold=1)
+    machine.mkdir(0, b"a")
+    machine.hold(1)
+    machine.rmdir(0, 1, b"a")
+    assert machine.nodes[1].nlink == 0
+    machine.compare_all()
+    machine.teardown()
 
 
 def test_volume_behaves_like_the_model() -> None:
