@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from pmemfs.cli.bus_errors import ending_at_bus_errors
 from pmemfs.dead_mounts import validate_alive
 from pmemfs.errors import PmemfsError
 from pmemfs.fs import Volume
@@ -61,7 +62,8 @@ def compact_command(target: str, as_json: bool) -> None:
     directory = _mounted_directory(target)
     with _progress() as watch:
         if directory is None:
-            before, after = compact_image(target, watch)
+            with ending_at_bus_errors(target, "compact", 1):
+                before, after = compact_image(target, watch)
         else:
             before, after = compact_mount(directory, watch)
     if as_json:

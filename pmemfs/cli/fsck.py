@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -14,7 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from pmemfs.device.bus_errors import telling_bus_errors
+from pmemfs.cli.bus_errors import ending_at_bus_errors
 from pmemfs.errors import PmemfsError
 from pmemfs.fsck import Decide, Plan, Repair, Report, Risk, check, everything, only_safe, repair
 from pmemfs.fsck.report import KEPT_PER_CHECK
@@ -92,7 +91,7 @@ def fsck_command(
         raise FsckUsageError("-n, -p and -y exclude each other", context)
     asks = not (only_check or preen or yes or as_json) and _on_terminal()
     try:
-        with telling_bus_errors(image, _end_at_bus_error):
+        with ending_at_bus_errors(image, "fsck", EXIT_OPERATIONAL):
             if only_check or not (preen or yes or asks):
                 status = _check(image, as_json)
             else:
@@ -104,13 +103,6 @@ def fsck_command(
         click.echo("pmemfs: interrupted", err=True)
         context.exit(EXIT_CANCELLED)
     context.exit(status)
-
-
-def _end_at_bus_error(reason: str) -> None:
-    """End the process at once: what touches the mapping cannot go on."""
-    click.echo(f"pmemfs: {_printable(reason)}; fsck ends", err=True)
-    Console(stderr=True).show_cursor()
-    os._exit(EXIT_OPERATIONAL)
 
 
 def _on_terminal() -> bool:

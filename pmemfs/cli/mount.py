@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from pmemfs import fsck
+from pmemfs.cli.bus_errors import ending_at_bus_errors
 from pmemfs.errors import DamagedImageError, PmemfsError
 from pmemfs.fuse import daemon, mounts
 from pmemfs.fuse.mount import FRONTENDS, load_fusepy, serve, validate_fuse_device
@@ -110,7 +111,8 @@ def validate_unclean(image: str) -> None:
         reason = _reason_to_check(opened)
         if reason is None:
             return
-        report = fsck.check(opened)
+        with ending_at_bus_errors(image, "mount", 1):
+            report = fsck.check(opened)
     finally:
         opened.close()
     if not report.is_clean:
