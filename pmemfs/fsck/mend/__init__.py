@@ -23,7 +23,8 @@ from pmemfs.fsck.mend.extents import (
     mend_generations,
     mend_heads,
 )
-from pmemfs.fsck.mend.files import mend_files
+from pmemfs.fsck.mend.filemap import MAP_CHECKS
+from pmemfs.fsck.mend.files import XATTR_CHECKS, mend_files
 from pmemfs.fsck.mend.inodes import mend_inodes, mend_root
 from pmemfs.fsck.mend.links import mend_links, mend_orphans, mend_unreachable
 from pmemfs.fsck.mend.mending import Mending
@@ -32,22 +33,10 @@ from pmemfs.fsck.mend.superblock import mend_control, mend_sequence, mend_superb
 
 _HEADS = ("head-kind", "head-checksum", "head-free", "head-fields", "head-fixed")
 _INODES = ("inode-checksum", "inode-type", "inode-map-kind", "inode-size", "inode-fields")
-_MAPS = (
-    "map-word",
-    "map-range",
-    "map-extent",
-    "map-owner",
-    "map-whole",
-    "map-empty",
-    "page-twice",
-)
 _CONTENTS = (
     "inode-pages",
     "symlink-target",
-    "xattr-page",
-    "xattr-checksum",
-    "xattr-name",
-    "xattr-acl",
+    *XATTR_CHECKS,
     "map-beyond-size",
 )
 
@@ -68,8 +57,8 @@ MENDERS: list[tuple[tuple[str, ...], Callable[[Mending], None]]] = [
     (("orphan-list",), mend_orphans),
     (("owner-inode", "dir-target"), mend_lost_chunks),
     (("map-extent",), mend_claimed_extents),
-    ((*_MAPS, *_CONTENTS), mend_files),
-    ((*_MAPS, *DIRECTORY_CHECKS, "owner-unmapped"), mend_directories),
+    ((*MAP_CHECKS, *_CONTENTS), mend_files),
+    ((*MAP_CHECKS, *DIRECTORY_CHECKS, "owner-unmapped"), mend_directories),
     (("owner-unmapped", "owner-inode"), mend_unclaimed),
     (("inode-unreachable",), mend_unreachable),
     (("link-count", "dir-nlink", "dir-parent"), mend_links),

@@ -11,6 +11,7 @@ from pmemfs.fsck.draft import Risk
 from pmemfs.fsck.inodes import DIRECTORY
 from pmemfs.fsck.leaves import Entry, Leaf, shared_bits
 from pmemfs.fsck.mend.entries import Gathered, gather
+from pmemfs.fsck.mend.filemap import MAP_CHECKS
 from pmemfs.fsck.mend.mending import Mending
 from pmemfs.fsck.mend.trie import build_directory, fits, pack_leaf
 from pmemfs.layout.geometry import offset_to_pfn, pfn_to_extent, pfn_to_offset, pfn_to_slot
@@ -30,14 +31,13 @@ DIRECTORY_CHECKS = (
     "dir-type",
     "dir-twice",
 )
-_MAP_CHECKS = ("map-word", "map-range", "map-extent", "map-owner", "page-twice")
 _IN_PLACE = set(DIRECTORY_CHECKS) - {"dir-node", "dir-place"}
 
 
 def mend_directories(m: Mending) -> None:
     """Rebuild every directory with a finding, and those with leaves that no node leads to."""
     inos = set(m.subjects(*DIRECTORY_CHECKS))
-    inos |= {ino for ino in m.subjects(*_MAP_CHECKS) if m.type_of(ino) == DIRECTORY}
+    inos |= {ino for ino in m.subjects(*MAP_CHECKS) if m.type_of(ino) == DIRECTORY}
     inos |= set(_iter_owners_of_lost_leaves(m))
     belongings = m.belongings(inos)
     gathered = {

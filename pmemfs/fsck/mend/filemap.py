@@ -22,6 +22,17 @@ from pmemfs.layout.geometry import (
 from pmemfs.layout.records import MAP_WORDS, MapKind
 from pmemfs.layout.words import COUNT_SHIFT, HOLE, MAX_RUN_PAGES, PFN_MASK, WHOLE
 
+MAP_CHECKS = (
+    "map-word",
+    "map-range",
+    "map-extent",
+    "map-owner",
+    "map-whole",
+    "map-empty",
+    "page-twice",
+)
+"""What is found wrong in a map."""
+
 _FANOUT_SHIFT = 9
 _MAX_WHOLE_RUN = MAX_RUN_PAGES // PAGES_PER_EXTENT * PAGES_PER_EXTENT
 _UNUSED_BITS = ((1 << COUNT_SHIFT) - 1) & ~(PFN_MASK | WHOLE | HOLE)

@@ -18,7 +18,7 @@ from pmemfs.fsck.draft import Risk
 from pmemfs.fsck.inodes import REGULAR, SYMLINK
 from pmemfs.fsck.mend.attributes import mend_symlink, mend_xattr
 from pmemfs.fsck.mend.extents import FREE_KINDS
-from pmemfs.fsck.mend.filemap import FileMap, build_map, read_map
+from pmemfs.fsck.mend.filemap import MAP_CHECKS, FileMap, build_map, read_map
 from pmemfs.fsck.mend.links import put_on_orphan_list
 from pmemfs.fsck.mend.mending import Belongings, Mending, NoPageError
 from pmemfs.layout.geometry import (
@@ -35,27 +35,17 @@ from pmemfs.layout.records import Kind, Role
 from pmemfs.layout.words import owner_word
 from pmemfs.units import count
 
-_XATTR_CHECKS = ("xattr-page", "xattr-checksum", "xattr-name", "xattr-acl")
-_MAP_CHECKS = (
-    "map-word",
-    "map-range",
-    "map-extent",
-    "map-owner",
-    "map-whole",
-    "map-empty",
-    "page-twice",
-    "inode-pages",
-)
+XATTR_CHECKS = ("xattr-page", "xattr-checksum", "xattr-name", "xattr-acl")
 
 
 def mend_files(m: Mending) -> None:
     """Mend maps, symlinks and extended attributes; the maps of directories are not touched."""
-    inos = m.subjects(*_MAP_CHECKS)
+    inos = m.subjects(*MAP_CHECKS, "inode-pages")
     belongings = m.belongings(inos)
     files = [ino for ino in inos if m.type_of(ino) == REGULAR]
     for ino in files:  # maps that lie are long: they are read twice, and no two are kept
         _File(m, ino, belongings[ino]).want()
-    for ino in sorted({*inos, *m.subjects(*_XATTR_CHECKS)}):
+    for ino in sorted({*inos, *m.subjects(*XATTR_CHECKS)}):
         mend_xattr(m, ino)
     for ino in files:
         _File(m, ino, belongings[ino]).mend()
