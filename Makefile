@@ -30,7 +30,7 @@ crash-bugs: setup  ## Try all seeded bugs on the crash tests and print the score
 	@$(PY) tests/crash/crash_bugs.py $(ARGS)
 
 replay: setup  ## Bring one crash state back; ID=CASE@SAMPLES/STATE, as a failure printed it
-	@$(PY) tests/$(if $(filter fsck:%,$(ID)),fsck/fsck_replay.py,crash/crash_replay.py) '$(ID)'
+	@PYTHONPATH=tests $(PY) tests/$(if $(filter fsck:%,$(ID)),fsck/fsck_replay.py,crash/crash_replay.py) '$(ID)'
 
 bench: setup  ## Compare speed with other file systems; ARGS="--quick --png peers.png"
 	$(PY) scripts/bench_peers.py $(ARGS)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crash_tree import Allowed, Tree, observe, require_modelled
+from replaying import limits
 
 from pmemfs.device import (
     CrashStates,
@@ -139,9 +140,7 @@ class Recording:
         return kind(
             self.base,
             self.events,
-            exhaustive_limit=16 * samples,
-            samples=2 * samples,
-            lines_limit=3 * samples,
+            **limits(samples),
             transient=[_SEQUENCE_LINE, *(self.splits or [_RESERVE])],
             since=self.since,
         )

@@ -1,13 +1,11 @@
 """Bring one crash state back and let its exception through: ``make replay ID=CASE@SAMPLES/STATE``.
 
-Shows what the crash lost and kept before it asks the oracle. Exit status 0: the state passes;
-1: it fails, as shown; 2: there is no such state.
+Shows what the crash lost and kept before it asks the oracle.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -17,8 +15,8 @@ from crash_case import Recording
 from crash_damage import DAMAGED, check_damaged_bit
 from crash_names import BY_NAME, recording_of, state_of
 from crash_oracle import Crasher, Oracle
+from replaying import replay, show_events
 from rich.console import Console
-from rich.traceback import Traceback
 
 from pmemfs.device import CrashState
 from pmemfs.device.sparse import PAGE_SHIFT
@@ -38,18 +36,7 @@ def main(state_id: str) -> None:
 
     Without what is behind the slash, all states of that recording.
     """
-    console = Console(soft_wrap=True, highlight=False)
-    try:
-        replay = replay_of(state_id, console)
-    except (KeyError, ValueError):
-        print(f"there is no state {state_id}; cases are, for instance, {', '.join(BY_NAME)[:120]}")
-        sys.exit(2)
-    try:
-        replay()
-    except Exception as error:
-        console.print(Traceback.from_exception(type(error), error, error.__traceback__))
-        sys.exit(1)
-    console.print(f"{state_id}: {'all states pass' if state_id[-1] == '/' else 'the state passes'}")
+    replay(state_id, "cases", BY_NAME, replay_of)
 
 
 def replay_of(state_id: str, console: Console) -> Callable[[], None]:
@@ -98,8 +85,7 @@ def show(console: Console, recording: Recording, state: CrashState) -> None:
         f"crash after event {state.after} of {len(events)}; "
         f"steps returned by then: {recording.allowed.floor(state.after)} of {len(steps) - 1}"
     )
-    for event in events[max(0, state.after - _SHOWN) : state.after]:
-        console.print(f"  {event.kind:8}{event.offset:#12x} {event.length:6}")
+    show_events(console, events, state.after)
     pages = [f"{n << PAGE_SHIFT:#x}" for n in sorted(state.overlay)]
     console.print(f"pages that differ from what was durable before the epoch: {len(pages)}")
     console.print("  " + " ".join(pages[:_SHOWN]) + (" ..." if len(pages) > _SHOWN else ""))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fsck_image import HandImage
 from fsck_tree import Tree, make, tree_of
+from replaying import limits
 
 from pmemfs.device import RecordingDevice
 from pmemfs.device.crash import CrashState, CrashStates, SparseImage
@@ -71,9 +72,7 @@ class MendedDamage:
         return CrashStates(
             self.base,
             self.events,
-            exhaustive_limit=16 * samples,
-            samples=2 * samples,
-            lines_limit=3 * samples,
+            **limits(samples),
         )
 
     def validate(self, state: CrashState, samples: int) -> None:

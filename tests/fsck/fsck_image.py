@@ -126,6 +126,15 @@ def xattr_page(ino: int, attributes: list[tuple[bytes, bytes]], **fields: Any) -
     return (start + checksum.to_bytes(4, "little") + entries).ljust(PAGE_BYTES, b"\0")
 
 
+def checked(path: Path) -> Report:
+    """Return what fsck finds in an image that is not open."""
+    image = Image.open(path, lock="shared")
+    try:
+        return check(image)
+    finally:
+        image.close()
+
+
 class HandImage:
     """A file that is being filled with records; every verb writes at once."""
 
@@ -139,11 +148,7 @@ class HandImage:
         os.close(self._fd)
 
     def check(self) -> Report:
-        image = Image.open(self.path, lock="shared")
-        try:
-            return check(image)
-        finally:
-            image.close()
+        return checked(self.path)
 
     # -- bytes and records -------------------------------------------------------------------
 

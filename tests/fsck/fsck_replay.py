@@ -1,25 +1,21 @@
-"""Bring crash states of a repair back: ``make replay ID=fsck:DAMAGE@SAMPLES/STATE``.
-
-Exit status 0: the state passes; 1: it fails, as shown; 2: there is no such state.
-"""
+"""Bring crash states of a repair back: ``make replay ID=fsck:DAMAGE@SAMPLES/STATE``."""
 
 from __future__ import annotations
 
 import re
-import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 from fsck_crash import PREFIX, MendedDamage, record_damage
+from replaying import replay, show_events
 from rich.console import Console
-from rich.traceback import Traceback
 from test_fsck_crash import CASES
 from test_fsck_damage import DAMAGES
 
 from pmemfs.device import CrashState
 
-_SHOWN = 12
 BY_NAME = {damage.__name__: (damage, cost) for damage, cost in CASES}
 BY_NAME |= {damage.__name__: (damage, set[bytes]()) for _, damage in DAMAGES}
 
@@ -31,24 +27,20 @@ def main(state_id: str) -> None:
 
     Without what is behind the slash, in all states.
     """
-    console = Console(soft_wrap=True, highlight=False)
-    try:
-        mended, samples, states = states_of(state_id)
-    except (KeyError, ValueError):
-        print(
-            f"there is no state {state_id}; damages are, for instance, {', '.join(BY_NAME)[:120]}"
-        )
-        sys.exit(2)
-    try:
+    replay(state_id, "damages", BY_NAME, replay_of)
+
+
+def replay_of(state_id: str, console: Console) -> Callable[[], None]:
+    """Return what mends again; raises ``KeyError`` or ``ValueError``: no such state."""
+    mended, samples, states = states_of(state_id)
+    if not state_id.endswith("/"):
+        show(console, mended, states[0])
+
+    def mend_all() -> None:
         for state in states:
-            if len(states) == 1:
-                show(console, mended, state)
             mended.validate(state, samples)
-    except Exception as error:
-        console.print(Traceback.from_exception(type(error), error, error.__traceback__))
-        console.print(*error.__notes__, sep="\n")
-        sys.exit(1)
-    console.print(f"{state_id}: {'the state passes' if len(states) == 1 else 'all states pass'}")
+
+    return mend_all
 
 
 def states_of(state_id: str) -> tuple[MendedDamage, int, list[CrashState]]:
@@ -66,8 +58,7 @@ def states_of(state_id: str) -> tuple[MendedDamage, int, list[CrashState]]:
 def show(console: Console, mended: MendedDamage, state: CrashState) -> None:
     """Print where in the stores of its repair a state stands."""
     console.print(f"crash after event {state.after} of {len(mended.events)}")
-    for event in mended.events[max(0, state.after - _SHOWN) : state.after]:
-        console.print(f"  {event.kind:8}{event.offset:#12x} {event.length:6}")
+    show_events(console, mended.events, state.after)
 
 
 if __name__ == "__main__":

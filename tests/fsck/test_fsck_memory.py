@@ -10,11 +10,10 @@ from pathlib import Path
 
 import fsck_image as fi
 import pytest
-from fsck_image import HandImage
+from fsck_image import HandImage, checked
 
 from pmemfs.fs import Volume
-from pmemfs.fsck import Report, check, everything, repair
-from pmemfs.image import Image
+from pmemfs.fsck import everything, repair
 from pmemfs.layout.geometry import (
     INODE_BYTES,
     INODES_PER_EXTENT,
@@ -53,14 +52,6 @@ def last_inodes(path: Path) -> None:
         for extent in range(first, first + N_LAST):
             file.seek(extent_to_offset(extent + 1) - INODE_BYTES)
             file.write(b"\xff" * 200)
-
-
-def checked(path: Path) -> Report:
-    image = Image.open(path, lock="shared")
-    try:
-        return check(image)
-    finally:
-        image.close()
 
 
 def peak_bytes(run: Callable[[], object]) -> int:

@@ -6,22 +6,14 @@ import stat
 from pathlib import Path
 
 import pytest
+from fsck_image import checked
 
 from pmemfs.fs import Volume
-from pmemfs.fsck import Report, check
-from pmemfs.image import Image
+from pmemfs.fsck import Report
 from pmemfs.layout.geometry import EXTENT_BYTES, MAX_FILE_BYTES, MIN_DEVICE_BYTES, ROOT_INO
 from pmemfs.units import TIB
 
 FILE = stat.S_IFREG | 0o644
-
-
-def fsck(path: Path) -> Report:
-    image = Image.open(path, lock="shared")
-    try:
-        return check(image)
-    finally:
-        image.close()
 
 
 def found(report: Report) -> list[str]:
@@ -59,7 +51,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_fresh_volume(path: Path) -> None:
-    report = fsck(path)
+    report = checked(path)
     assert found(report) == []
     assert (report.directories, report.extents_in_use(), report.pages_used) == (1, 4, 0)
 
@@ -67,7 +59,7 @@ def test_fresh_volume(path: Path) -> None:
 def test_closed_volume(path: Path) -> None:
     with Volume.open(path) as volume:
         populate(volume)
-    report = fsck(path)
+    report = checked(path)
     assert found(report) == []
     assert (report.was_closed, report.replayed, report.orphans) == (True, None, 0)
     assert (report.symlinks, report.directories, report.others) == (2, 2, 1)
@@ -79,7 +71,7 @@ def test_killed_volume(path: Path) -> None:
     volume.hold(volume.create(ROOT_INO, b"held", FILE).ino)
     volume.unlink(ROOT_INO, b"held")
     volume.abandon()
-    report = fsck(path)
+    report = checked(path)
     assert found(report) == []
     assert not report.was_closed
     assert report.replayed is not None
@@ -90,7 +82,7 @@ def test_fresh_volume_of_terabytes(tmp_path: Path) -> None:
     path = tmp_path / "huge.img"
     Volume.format(path, 4 * TIB)
     blocks = path.stat().st_blocks
-    report = fsck(path)
+    report = checked(path)
     assert found(report) == []
     assert report.extents["free"] > 2_000_000
     assert path.stat().st_blocks == blocks
