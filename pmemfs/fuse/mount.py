@@ -87,8 +87,27 @@ def serve(
     image is cut short, or its host fails, the process ends and the log says why: the descriptor of
     /dev/fuse is closed with it, so callers get ENOTCONN.
     """
+    run = {"native": _run_native, "fusepy": _run_fusepy}[frontend]
     with telling_bus_errors(image, _log_bus_error):
-        _serve(image, directory, options, frontend, on_ready)
+        volume = _open(image, options, frontend)
+        recovery = describe_recovery(volume) or ""
+        device: str | None = None
+
+        def ready() -> None:
+            nonlocal device
+            device = device_of(directory)
+            if device is not None:
+                registry.note(device, options.kind, options.fsname, image)
+            log.info("%s mounted on %s%s", image, directory, f": {recovery}" if recovery else "")
+            on_ready(recovery)
+
+        try:
+            run(volume, directory, options, ready)
+        finally:
+            if device is not None:
+                registry.forget(device)
+            volume.close()
+            log.info("%s closed", image)
 
 
 def _log_bus_error(reason: str) -> None:
@@ -96,15 +115,8 @@ def _log_bus_error(reason: str) -> None:
     faulthandler.dump_traceback()
 
 
-def _serve(
-    image: str,
-    directory: str,
-    options: MountOptions,
-    frontend: str,
-    on_ready: Callable[[str], None],
-) -> None:
-    run = {"native": _run_native, "fusepy": _run_fusepy}[frontend]
-    volume = Volume.open(
+def _open(image: str, options: MountOptions, frontend: str) -> Volume:
+    return Volume.open(
         image,
         Options(
             read_only=options.read_only,
@@ -115,25 +127,6 @@ def _serve(
             errors=options.errors,
         ),
     )
-    recovery = describe_recovery(volume) or ""
-
-    device: str | None = None
-
-    def ready() -> None:
-        nonlocal device
-        device = device_of(directory)
-        if device is not None:
-            registry.note(device, options.kind, options.fsname, image)
-        log.info("%s mounted on %s%s", image, directory, f": {recovery}" if recovery else "")
-        on_ready(recovery)
-
-    try:
-        run(volume, directory, options, ready)
-    finally:
-        if device is not None:
-            registry.forget(device)
-        volume.close()
-        log.info("%s closed", image)
 
 
 def _reclaimer(volume: Volume, options: MountOptions) -> Reclaimer | None:
