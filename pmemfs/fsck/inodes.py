@@ -246,12 +246,10 @@ def _check_sums(
     raw = records.tobytes()
     sums = records["checksum"].tolist()
     summed_bytes = INODE.offset_of["checksum"]
-    for place in np.flatnonzero(~is_zero).tolist():
+    places = np.flatnonzero(~is_zero)
+    for place in places[places >= chunk.first_place].tolist():
         begin = place * INODE_BYTES
-        if (
-            place >= chunk.first_place
-            and zlib.crc32(raw[begin : begin + summed_bytes]) != sums[place]
-        ):
+        if zlib.crc32(raw[begin : begin + summed_bytes]) != sums[place]:
             ino = chunk.first_ino + place
             message = f"inode {ino} has a wrong checksum"
             yield Finding("inode-checksum", message, chunk.offset_of(place), ino)
