@@ -23,8 +23,11 @@ from rich.console import Console
 from rich.progress import track
 
 from pmemfs.bench.process import interruptible
+from pmemfs.bench.writable import validate_writable, writing
 from pmemfs.cli import table
 from pmemfs.cli.fsck import EXIT_CLEAN, EXIT_MENDED, EXIT_UNCORRECTED
+from pmemfs.cli.numbers import SEED, NumberRange
+from pmemfs.cli.paths import DirectoryType
 from pmemfs.errors import PmemfsError
 from pmemfs.fs.volume import ROOT_INO, Volume
 from pmemfs.layout.records import INODE
@@ -74,7 +77,7 @@ class Step:
 )
 @click.option(
     "--with-data",
-    type=click.FloatRange(0, 1),
+    type=NumberRange(0, 1),
     default=0.25,
     show_default=True,
     help="The share of files that has a page of data.",
@@ -86,11 +89,11 @@ class Step:
     show_default=True,
     help="How many inodes of files are overwritten, beside one of a directory.",
 )
-@click.option("--seed", default=1, show_default=True, help="Seed of names, data and damage.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Of names, data and damage.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write everything here.")
 @click.option(
     "--place",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=DirectoryType(),
     default=Path(tempfile.gettempdir()),
     show_default=True,
     help="Where the image is made.",
@@ -127,6 +130,8 @@ def main(
         Step("mend", ("-y",), EXIT_MENDED),
         Step("mended", ("-n",), EXIT_CLEAN),
     ]
+    if json_path:
+        validate_writable(json_path)
     try:
         with interruptible(), tempfile.TemporaryDirectory(dir=place, prefix="pmemfs-fsck-") as name:
             image = Path(name) / "many.img"
@@ -140,13 +145,12 @@ def main(
     except KeyboardInterrupt:
         click.echo("interrupted: the image is removed", err=True)
         context.exit(EXIT_INTERRUPTED)
-    except PmemfsError as error:
-        raise click.ClickException(str(error)) from error
     show(steps)
     if json_path:
         image_facts = asdict(made) | {"damage": len(made.damage), "host_bytes": host_bytes}
         document = {"seed": seed, "image": image_facts, "steps": [asdict(step) for step in steps]}
-        json_path.write_text(json.dumps(document, indent=2) + "\n")
+        with writing(json_path):
+            json_path.write_text(json.dumps(document, indent=2) + "\n")
     context.exit(any(step.status != step.wanted for step in steps))
 
 
@@ -245,4 +249,7 @@ def show(steps: list[Step]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PmemfsError as error:
+        sys.exit(f"bench_fsck: {error}")
