@@ -3,12 +3,13 @@
 Invariants:
 
 * The file never changes, and takes no more space on its host than it had.
-* Nothing here needs space on the host, so it works where that is full.
+* Nothing here needs space on the host, so it works where that is full; but see the last sentence.
 
 On a tmpfs a hole that is touched through a mapping of the file is allocated first, for a read and
 for a private store as well, and is SIGBUS where there is no room. So there the mapping is memory
 of this process, zeros until something is stored, and only what the file holds is mapped over it. A
-file in very many pieces is mapped whole from some place on, as the number of mappings is limited.
+file in very many pieces is mapped whole from some place on, holes too, as the number of mappings is
+limited.
 """
 
 from __future__ import annotations

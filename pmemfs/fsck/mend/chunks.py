@@ -1,4 +1,4 @@
-"""Mend inode chunks: their number, frontier, counts and free chains."""
+"""Mend inode chunks: their number, frontier, inodes that are zero, counts and free chains."""
 
 from __future__ import annotations
 
